@@ -1,0 +1,60 @@
+"""Checks at the border, in one grammar: "`name` must …, got …."."""
+
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+T = TypeVar("T")
+
+
+def require(condition: bool, name: str, rule: str, got: object) -> None:
+    """Raise ``ValueError`` with our one sentence unless `condition` (known at trace time) holds."""
+    if not condition:
+        raise ValueError(f"`{name}` must {rule}, got {got}.")
+
+
+def ensure(value: T, good: Array, name: str, rule: str, got: Any) -> T:
+    """Return `value` if `good` holds; the same sentence at once for known numbers, at run time for traced ones."""
+    good = jnp.all(good)
+    if isinstance(good, jax.core.Tracer):
+        return eqx.error_if(value, ~good, f"`{name}` must {rule}.")
+    if not bool(good):
+        require(False, name, rule, _show(got))
+    return value
+
+
+def check_positive(value: Array, name: str) -> Array:
+    """Return `value` if it is positive everywhere and finite."""
+    return ensure(value, jnp.isfinite(value) & (value > 0), name, "be positive", value)
+
+
+def check_times(ts: Any) -> Array:
+    """Return the time grid `ts` as an array if it increases strictly."""
+    ts = jnp.asarray(ts)
+    if jnp.iscomplexobj(ts):
+        raise TypeError(f"`ts` must be real, got {ts.dtype}.")
+    require(ts.ndim == 1 and ts.shape[0] > 1, "ts", "be a vector of at least two times", f"shape {ts.shape}")
+    steps = ts[1:] - ts[:-1]
+    return ensure(ts, steps > 0, "ts", "increase strictly (every time step positive)", ts)
+
+
+def check_states(x0s: Any) -> Array:
+    """Return initial configurations as a floating-point array of shape ``(sample, dim)``."""
+    x0s = jnp.asarray(x0s)
+    if jnp.iscomplexobj(x0s):
+        raise TypeError(f"`x0s` must be real, got {x0s.dtype}.")
+    require(x0s.ndim == 2 and x0s.size > 0, "x0s", "have shape (sample, dim)", f"shape {x0s.shape}")
+    return x0s if jnp.issubdtype(x0s.dtype, jnp.floating) else x0s.astype(float)
+
+
+def _show(value: Any) -> str:
+    """A short text of `value` for an error message."""
+    if isinstance(value, jax.core.Tracer):
+        return "a traced value"
+    if not isinstance(value, jax.Array):
+        return str(value)
+    return str(value.item()) if value.ndim == 0 else np.array2string(np.asarray(value), precision=6, threshold=6)

@@ -1,0 +1,229 @@
+r"""Equilibrium, $\pi(x) = e^{-\beta V(x, \lambda)}/Z$: exact where it is Gaussian, on a grid in one and two dimensions, by MCMC otherwise."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
+
+from thermojax._array import as_float, as_scalar, Scalar
+from thermojax._check import check_positive, ensure, require
+from thermojax.distributions._gaussian import AbstractDistribution, Gaussian
+from thermojax.potentials import energy, Potential
+
+# A Boltzmann factor below exp(-50) changes no digit of a float64 sum over a grid.
+_CUTOFF = 50.0
+
+
+class GridBoltzmann(AbstractDistribution):
+    r"""A Boltzmann density in one or two dimensions, normalised by quadrature.
+
+    `log_prob` and `score` use the potential itself; only the normaliser is a sum over the grid, which converges faster than
+    any power of the spacing for a smooth potential. `sample` draws a cell and a uniform place in it: its moments are off by
+    the square of the spacing (4096 cells in one dimension, 512 by 512 in two).
+    """
+
+    potential: Potential
+    lam: Array = eqx.field(converter=as_float)
+    beta: Scalar = eqx.field(converter=as_scalar)
+    centres: Float[Array, "cell dim"]
+    """The middle of every cell."""
+    spacing: Float[Array, " dim"]
+    """The size of a cell in each coordinate."""
+
+    @property
+    def log_z(self) -> Scalar:
+        r"""$\ln Z = \ln\int e^{-\beta V}dx$."""
+        return logsumexp(self._log_weights()) + jnp.sum(jnp.log(self.spacing))
+
+    def sample(self, n, *, key):
+        cell_key, place_key = jr.split(key)
+        weights = self._log_weights()
+        cumulative = jnp.cumsum(jnp.exp(weights - jnp.max(weights)))
+        cells = jnp.searchsorted(cumulative, cumulative[-1] * jr.uniform(cell_key, (n,), cumulative.dtype), side="right")
+        places = jr.uniform(place_key, (n, self.spacing.shape[0]), cumulative.dtype, minval=-0.5, maxval=0.5)
+        return self.centres[jnp.minimum(cells, weights.shape[0] - 1)] + jax.vmap(lambda u: u * self.spacing)(places)
+
+    def log_prob(self, x):
+        return -self.beta * energy(self.potential, x, self.lam) - self.log_z
+
+    def score(self, x):
+        return jax.grad(lambda y: -self.beta * energy(self.potential, y, self.lam))(x)
+
+    def _log_weights(self):
+        logs = -self.beta * jax.vmap(lambda x: energy(self.potential, x, self.lam))(self.centres)
+        return jnp.where(jnp.isfinite(logs), logs, -jnp.inf)
+
+
+class SampledBoltzmann(AbstractDistribution):
+    r"""A Boltzmann density known up to its normaliser, sampled by the no-U-turn sampler of BlackJAX.
+
+    The draws come from `chains` independent chains, each adapted and then thinned: they are nearly, not exactly, independent, and
+    wells that no chain visits are missed. The normaliser is unknown, so `log_prob` refuses.
+    """
+
+    potential: Potential
+    lam: Array = eqx.field(converter=as_float)
+    beta: Scalar = eqx.field(converter=as_scalar)
+    start: Float[Array, " dim"] = eqx.field(converter=as_float)
+    """Where the chains start, each from its own place one unit away."""
+    chains: int = eqx.field(static=True, default=32)
+    warmup: int = eqx.field(static=True, default=500)
+    """Steps that adapt step size and mass matrix, discarded."""
+    thinning: int = eqx.field(static=True, default=4)
+    """Steps between two draws of a chain."""
+
+    def sample(self, n, *, key):
+        # BlackJAX starts a JAX backend when imported, which `import thermojax` must not.
+        import blackjax
+
+        def log_weight(x):
+            return -self.beta * energy(self.potential, x, self.lam)
+
+        def chain(chain_key, rounds):
+            place_key, warm_key, run_key = jr.split(chain_key, 3)
+            place = self.start + jr.normal(place_key, self.start.shape, self.start.dtype)
+            warm = blackjax.window_adaptation(blackjax.nuts, log_weight)
+            (state, parameters), _ = warm.run(warm_key, place, num_steps=self.warmup)
+            kernel = blackjax.nuts(log_weight, **parameters).step
+
+            def draw(state, draw_key):
+                state, _ = jax.lax.scan(lambda s, k: (kernel(k, s)[0], None), state, jr.split(draw_key, self.thinning))
+                return state, state.position
+
+            return jax.lax.scan(draw, state, jr.split(run_key, rounds))[1]
+
+        rounds = -(-n // self.chains)
+        draws = eqx.filter_jit(jax.vmap(lambda k: chain(k, rounds)))(jr.split(key, self.chains))
+        return jnp.swapaxes(draws, 0, 1).reshape(-1, *self.start.shape)[:n]
+
+    def log_prob(self, x):
+        raise ValueError(
+            "`log_prob` must have a normaliser, got a Boltzmann density in "
+            f"{x.shape[0]} dimensions whose Z is unknown; estimate free energies with `thermojax.estimators`."
+        )
+
+    def score(self, x):
+        return jax.grad(lambda y: -self.beta * energy(self.potential, y, self.lam))(x)
+
+
+def equilibrium(
+    potential: Potential, lam: ArrayLike, *, beta: ArrayLike = 1.0, dim: int = 1
+) -> Gaussian | GridBoltzmann | SampledBoltzmann:
+    r"""The Boltzmann density $e^{-\beta V(x, \lambda)}/Z$: Gaussian if $V$ is quadratic, on a grid for `dim` up to two, by MCMC otherwise.
+
+    The choice looks at numbers, so it cannot be made inside `jax.jit` or `jax.grad`: call `gaussian_equilibrium` there, or build the
+    density outside and differentiate with respect to its leaves.
+
+    Raises:
+        ValueError: if $e^{-\beta V}$ cannot be normalised, or parameters are traced.
+    """
+    lam, beta = as_float(lam), check_positive(as_scalar(beta), "beta")
+    traced = [leaf for leaf in jax.tree.leaves((potential, lam, beta)) if isinstance(leaf, jax.core.Tracer)]
+    require(not traced, "potential", "have known parameters here; call `gaussian_equilibrium` under `jit`", "a traced value")
+    if _is_quadratic(potential, lam, dim):
+        return gaussian_equilibrium(potential, lam, beta=beta, dim=dim)
+    if dim <= 2:
+        return grid_equilibrium(potential, lam, beta=beta, dim=dim)
+    # A potential that does not even grow along the axes is refused before a chain runs away.
+    _confining_box(potential, lam, beta, dim)
+    return SampledBoltzmann(potential, lam, beta, jnp.zeros(dim))
+
+
+def gaussian_equilibrium(potential: Potential, lam: ArrayLike, *, beta: ArrayLike = 1.0, dim: int = 1) -> Gaussian:
+    r"""The Boltzmann density of a quadratic potential, differentiable in all its parameters.
+
+    With gradient $g$ and Hessian $H$ at the origin it is $N(-H^{-1}g, (\beta H)^{-1})$.
+
+    Raises:
+        ValueError: if the Hessian is not positive definite (`eqx.EquinoxRuntimeError` under `jit`).
+    """
+    lam, beta, origin = as_float(lam), as_scalar(beta), jnp.zeros(dim)
+    hessian = jax.hessian(lambda x: energy(potential, x, lam))(origin)
+    smallest = jnp.min(jnp.linalg.eigvalsh(hessian))
+    rule = "be normalisable as a Boltzmann weight (every eigenvalue of its Hessian positive)"
+    hessian = ensure(hessian, smallest > 0, "potential", rule, f"an eigenvalue {smallest}")
+    inverse = jnp.linalg.inv(hessian)
+    return Gaussian(-inverse @ jax.grad(lambda x: energy(potential, x, lam))(origin), 0.5 * (inverse + inverse.T) / beta)
+
+
+def grid_equilibrium(
+    potential: Potential, lam: ArrayLike, *, beta: ArrayLike = 1.0, dim: int = 1, cells: int | None = None
+) -> GridBoltzmann:
+    r"""The Boltzmann density on a grid that reaches to where it has fallen to $e^{-50}$ of its maximum.
+
+    Args:
+        potential: $V(x, \lambda)$ in one or two dimensions.
+        lam: The control.
+        beta: Inverse temperature.
+        dim: One or two.
+        cells: Cells in each coordinate; 4096 in one dimension and 512 in two if omitted.
+
+    Raises:
+        ValueError: if the potential does not confine, or `dim` is above two.
+    """
+    require(dim in (1, 2), "dim", "be 1 or 2 for a grid", dim)
+    lam, beta = as_float(lam), check_positive(as_scalar(beta), "beta")
+    low, high = _confining_box(potential, lam, beta, dim)
+    cells = cells or (4096 if dim == 1 else 512)
+    return GridBoltzmann(potential, lam, beta, *_cells(low, high, cells))
+
+
+def free_energy(potential: Potential, lam: ArrayLike, *, beta: ArrayLike = 1.0, dim: int = 1) -> Scalar:
+    r"""The free energy $F = -\beta^{-1}\ln\int e^{-\beta V}dx$, exact for quadratic potentials and by quadrature up to two dimensions.
+
+    Raises:
+        ValueError: if the potential cannot be normalised, or is anharmonic in more than two dimensions.
+    """
+    density = equilibrium(potential, lam, beta=beta, dim=dim)
+    if isinstance(density, SampledBoltzmann):
+        require(dim <= 2, "dim", "be 1 or 2 for an anharmonic potential; use `estimators.bar` otherwise", dim)
+    x = jnp.zeros(dim)
+    return energy(potential, x, as_float(lam)) + density.log_prob(x) / as_scalar(beta)
+
+
+def _is_quadratic(potential, lam, dim):
+    """Whether the Hessian is the same at a few places, to rounding."""
+    hessian = jax.hessian(lambda x: energy(potential, x, lam))
+    places = np.random.default_rng(0).normal(size=(4, dim)) * np.array([[0.0], [0.3], [1.0], [3.0]])
+    found = jax.vmap(hessian)(jnp.asarray(places, dtype=float))
+    scale = jnp.max(jnp.abs(found))
+    return bool(jnp.all(jnp.abs(found - found[:1]) <= 100 * jnp.finfo(found.dtype).eps * scale))
+
+
+def _confining_box(potential, lam, beta, dim) -> tuple[np.ndarray, np.ndarray]:
+    """The box outside which the Boltzmann weight is below exp(-50) of its maximum."""
+    logs_at: Callable = jax.jit(jax.vmap(lambda x: beta * energy(potential, x, lam)))
+    # Above two dimensions only the axes are searched: the box then merely tells whether the potential grows.
+    for reach in 2.0 ** np.arange(0, 16):
+        places, spacing = _probe(reach, dim)
+        u = np.asarray(logs_at(jnp.asarray(places, dtype=float)), dtype=float)
+        require(not np.isnan(u).any(), "potential", f"be a number for |x| <= {reach:g}", "nan")
+        edge = np.max(np.abs(places), axis=1) >= reach - 1.5 * spacing
+        # Another look eight times as far: a deeper well may lie beyond a barrier.
+        beyond = np.asarray(logs_at(jnp.asarray(8 * places, dtype=float)), dtype=float)
+        beyond = beyond[np.max(np.abs(8 * places), axis=1) > reach]
+        if min(u[edge].min(), beyond.min()) - u.min() > 1.2 * _CUTOFF:
+            inside = places[u - u.min() < 1.1 * _CUTOFF]
+            return inside.min(axis=0) - spacing, inside.max(axis=0) + spacing
+    got = f"a Boltzmann weight at |x| = {reach:g} that is exp({u.min() - u[edge].min():.3g}) of its maximum"
+    raise ValueError(f"`potential` must be normalisable as a Boltzmann weight (it must confine), got {got}.")
+
+
+def _probe(reach, dim):
+    points = 4097 if dim != 2 else 257
+    line = np.linspace(-reach, reach, points)
+    if dim == 2:
+        return np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2), line[1] - line[0]
+    return (line[:, None, None] * np.eye(dim)).reshape(-1, dim), line[1] - line[0]
+
+
+def _cells(low, high, cells):
+    spacing = (high - low) / cells
+    lines = [a + h * (np.arange(cells) + 0.5) for a, h in zip(low, spacing, strict=True)]
+    centres = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines))
+    return jnp.asarray(centres, dtype=float), jnp.asarray(spacing, dtype=float)
