@@ -28,13 +28,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from thermojax._array import Scalar
+from thermojax._array import as_scalar, Scalar
 from thermojax._check import require
 from thermojax.distributions import AbstractDistribution
 from thermojax.dynamics import AbstractDynamics, Overdamped
 from thermojax.ensemble import Step
 from thermojax.potentials import energy
-from thermojax.steppers import log_density, log_reversal_ratio, whiten, with_density
+from thermojax.steppers import AbstractStepper, log_density, log_reversal_ratio, whiten, with_density
 
 
 class GirsanovRatio(eqx.Module):
@@ -65,14 +65,17 @@ class BackwardRatio(eqx.Module):
 
     backward: AbstractDynamics
     """The process that makes the path from its end to its beginning, in its own time."""
-    horizon: Scalar
+    horizon: Scalar = eqx.field(converter=as_scalar)
     """The time $T$ of the forward process at which the backward one starts."""
+    stepper: AbstractStepper | None = None
+    """The kernel of the backward process; that of the forward one if omitted."""
 
     def __call__(self, step: Step) -> Scalar:
         """The increment of one step."""
         ahead = log_density(step.stepper, step.dynamics, step.t0, step.t1, step.x0, step.x1)
         u0, u1 = self.horizon - step.t1, self.horizon - step.t0
-        return ahead - log_density(step.stepper, self.backward, u0, u1, step.x1, step.x0)
+        stepper = step.stepper if self.stepper is None else self.stepper
+        return ahead - log_density(stepper, self.backward, u0, u1, step.x1, step.x0)
 
 
 def work(step: Step) -> Scalar:

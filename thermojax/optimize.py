@@ -201,7 +201,7 @@ def _value_and_grad(function, mode):
 
 def _picked(model, where):
     nothing = jax.tree.map(lambda _: False, model)
-    return eqx.tree_at(where, nothing, replace_fn=lambda picked: jax.tree.map(lambda _: True, picked))
+    return eqx.tree_at(where, nothing, jax.tree.map(eqx.is_inexact_array, where(model)))
 
 
 def _paths(loss, functional, protocol, key):

@@ -1,0 +1,117 @@
+"""Samplers: the reversed process as an SDE, and the probability flow as an ODE."""
+
+from typing import ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
+
+from thermojax._check import require
+from thermojax.distributions import AbstractDistribution
+from thermojax.dynamics import AbstractDynamics, AbstractNoising, ProbabilityFlow, Reversed, Score
+from thermojax.ensemble import accumulate
+from thermojax.steppers import AbstractGaussianStepper, AbstractStepper
+
+
+class Ancestral(AbstractGaussianStepper):
+    r"""The denoising kernel of DDPM, for `Reversed` noising processes.
+
+    From the noisier time $t_1$ to $t_0$ with forward transition $N(a\,x_0, w)$: mean $(x + w\,s)/a$ and variance $v_0 w/v_1$, the exact
+    posterior were the denoised data exact. Its log density makes the path-measure bound term by term that of DDPM.
+
+    Reference:
+        J. Ho, A. Jain, P. Abbeel, arXiv:2006.11239 (2020), eqs. (6) and (7).
+    """
+
+    normals: ClassVar[int] = 1
+
+    def clock_at(self, t0, t1):
+        del t1
+        return t0
+
+    def check(self, dynamics, ts, x0s):
+        del ts
+        good = isinstance(dynamics, Reversed) and isinstance(dynamics.forward, AbstractNoising)
+        require(good, "dynamics", "be a noising process `Reversed` for `Ancestral`", type(dynamics).__name__)
+        return x0s
+
+    def increment(self, dynamics, t0, t1, x0):
+        noisy, clean = dynamics.horizon - t0, dynamics.horizon - t1
+        factor, added = dynamics.forward.transition(clean, noisy)
+        mean = (x0 + added * dynamics.score(noisy, x0)) / factor
+        before, after = dynamics.forward.variance(clean), dynamics.forward.variance(noisy)
+        return mean - x0, jnp.sqrt(before * added / after)
+
+    def __call__(self, dynamics, t0, t1, x0, zs):
+        mean, spread = self.increment(dynamics, t0, t1, x0)
+        return x0 + mean + spread * zs[0]
+
+
+def sample_sde(
+    noising: AbstractDynamics,
+    score: Score,
+    n: int,
+    ts: Float[ArrayLike, " time"],
+    *,
+    prior: AbstractDistribution,
+    stepper: AbstractStepper | None = None,
+    key: Key,
+) -> Float[Array, "n dim"]:
+    """Draw `n` configurations by running the reversed process from `prior`.
+
+    Args:
+        noising: The forward process.
+        score: ``score(t, x)`` in the time of the forward process.
+        n: Number of draws.
+        ts: Increasing times of the *forward* process; the reversal runs from the last to the first.
+        prior: Where the reversal starts.
+        stepper: One-step kernel; `EulerMaruyama` if omitted, `Ancestral` for that of DDPM.
+        key: Random key.
+
+    Returns:
+        Configurations at ``ts[0]``: divide by ``noising.alpha(ts[0])`` where the data have shrunk there.
+    """
+    start_key, noise_key = jr.split(key)
+    ts = jnp.asarray(ts)
+    backward = Reversed(noising, score, ts[-1])
+    xs = prior.sample(n, key=start_key)
+    return accumulate((), backward, xs, (ts[-1] - ts)[::-1], stepper=stepper, key=noise_key)[0]
+
+
+def sample_ode(
+    noising: AbstractDynamics,
+    score: Score,
+    n: int,
+    *,
+    prior: AbstractDistribution,
+    start: ArrayLike = 0.0,
+    horizon: ArrayLike = 1.0,
+    rtol: float = 1e-4,
+    atol: float = 1e-4,
+    key: Key,
+) -> Float[Array, "n dim"]:
+    """Draw `n` configurations by the probability flow from `prior` at `horizon` back to `start`, with adaptive steps (Tsit5).
+
+    See `sample_sde` for the arguments.
+    """
+    start, horizon = (jnp.asarray(t, float) for t in (start, horizon))
+    require(start.ndim == 0 and horizon.ndim == 0, "start", "be one number, like `horizon`", start.shape)
+    flow = ProbabilityFlow(noising, score, horizon)
+    return _flow(flow, prior.sample(n, key=key), horizon - start, rtol, atol)
+
+
+@eqx.filter_jit
+def _flow(flow, xs, duration, rtol, atol):
+    term = diffrax.ODETerm(lambda t, x, args: flow.drift(t, x))
+    controller = diffrax.PIDController(rtol=rtol, atol=atol)
+
+    def solve(x):
+        solution = diffrax.diffeqsolve(
+            term, diffrax.Tsit5(), jnp.zeros_like(duration), duration, None, x, stepsize_controller=controller, max_steps=None
+        )
+        return solution.ys[-1]
+
+    return jax.vmap(solve)(xs)
