@@ -1,0 +1,45 @@
+r"""Differentiable stochastic thermodynamics in JAX.
+
+Everything is a functional of one number: the log-ratio $\ell = \ln dP/dQ$ of two path measures on the same trajectories. Work, heat and entropy
+production, Jarzynski's and Crooks' relations, the score error of a diffusion model and the bounds on its likelihood are ways to read it.
+
+Data flows one way:
+
+    potential V(x, λ), protocol λ(t), bath β(t)      potentials, protocols, baths, distributions
+      -> dynamics: what moves, for one particle      dynamics
+      -> stepper: a one-step Markov kernel           steppers
+      -> ensemble: many trajectories, one scan       simulate, accumulate
+      -> functionals: increments summed on the way   functionals
+      -> estimators: numbers with error bars         mean, jarzynski, bar, exponential_mean
+      -> optimisation over any leaf of the model     fit, MeanWork, MeanLogRatio
+
+Generative models are the same nouns: a noising process is a dynamics, a learned score reverses it, and `generative.audit` reads the log-ratio
+of the two. $k_B = 1$; work is done on the system, heat goes into the medium. Importing this package starts no JAX backend and changes no
+configuration.
+"""
+
+from thermojax import (
+    baths as baths,
+    distributions as distributions,
+    dynamics as dynamics,
+    exact as exact,
+    functionals as functionals,
+    generative as generative,
+    optimize as optimize,
+    potentials as potentials,
+    protocols as protocols,
+    steppers as steppers,
+)
+from thermojax.distributions import equilibrium as equilibrium
+from thermojax.dynamics import Overdamped as Overdamped
+from thermojax.ensemble import accumulate as accumulate, along as along, simulate as simulate, Step as Step
+from thermojax.estimators import (
+    bar as bar,
+    Estimate as Estimate,
+    exponential_mean as exponential_mean,
+    jarzynski as jarzynski,
+    mean as mean,
+)
+from thermojax.functionals import path_log_ratio as path_log_ratio
+from thermojax.optimize import fit as fit, MeanLogRatio as MeanLogRatio, MeanWork as MeanWork
+from thermojax.steppers import Diffrax as Diffrax, EulerMaruyama as EulerMaruyama, ExactLinear as ExactLinear

@@ -126,6 +126,8 @@ class ExactLinear(AbstractGaussianStepper):
         drift = lambda x: dynamics.drift(t, x)
         origin = jnp.zeros_like(x0)
         slope = jax.jacfwd(drift)(origin)
+        if dim == 1:
+            return _relaxation(slope[0], drift(origin), dynamics.noise(t), h, x0)
         source = jnp.diag(jnp.broadcast_to(dynamics.noise(t) ** 2, (dim,)))
         # One exponential gives the propagator, the covariance and the integral of the constant force.
         zero = jnp.zeros((dim, dim), x0.dtype)
@@ -254,6 +256,16 @@ def log_volume(factor: Float[Array, "..."], dim: int) -> Scalar:
     r"""The log-normaliser $\ln\det L + \tfrac{d}{2}\ln 2\pi$ of a Gaussian of spread $L$."""
     spread = jnp.diagonal(factor) if factor.ndim == 2 else jnp.broadcast_to(factor, (dim,))
     return jnp.sum(jnp.log(spread)) + 0.5 * dim * jnp.log(2 * jnp.pi)
+
+
+def _relaxation(slope, constant, noise, h, x0):
+    """Mean increment and spread of $dx = (a x + c)\\,dt + \\sigma\\,dW$ after a time h, in one dimension."""
+    # a -> 0 is free diffusion: the division is by one there, and the limit is taken instead.
+    free = jnp.abs(slope) * h < jnp.finfo(x0.dtype).eps
+    safe = jnp.where(free, 1.0, slope)
+    grown = jnp.where(free, h, jnp.expm1(safe * h) / safe)
+    doubled = jnp.where(free, h, jnp.expm1(2.0 * safe * h) / (2.0 * safe))
+    return grown * (slope * x0 + constant), noise * jnp.sqrt(doubled)
 
 
 def _terms(drift: Callable, noise: Callable, zs, x):
