@@ -16,7 +16,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray as Key, PyTree
 
-from thermojax._array import Scalar
+from thermojax._array import as_float, Scalar
 from thermojax._check import require
 from thermojax.distributions import AbstractDistribution
 from thermojax.dynamics import Overdamped
@@ -49,7 +49,7 @@ class MeanWork(eqx.Module):
     """What moves; its protocol is replaced by the one to be judged."""
     initial: AbstractDistribution
     """Where the paths start: equilibrium under the first control."""
-    ts: Float[Array, " time"]
+    ts: Float[Array, " time"] = eqx.field(converter=as_float)
     """Time grid."""
     samples: int = eqx.field(static=True, default=1000)
     """Number of paths."""
@@ -76,7 +76,7 @@ class MeanLogRatio(eqx.Module):
     """Density of the first configuration under the forward measure."""
     final: AbstractDistribution
     """Density of the last configuration under the backward measure."""
-    ts: Float[Array, " time"]
+    ts: Float[Array, " time"] = eqx.field(converter=as_float)
     """Time grid."""
     samples: int = eqx.field(static=True, default=1000)
     """Number of paths."""

@@ -144,9 +144,12 @@ def _audit(score, noising, data, prior, edges, key):
         # Every datum its own time: the n times of a level are themselves stratified, in random order.
         shares = (jr.permutation(time_key, n).astype(data.dtype) + jr.uniform(noise_key, (), data.dtype)) / n
         zs = jr.normal(noise_key, data.shape, data.dtype)
-        found = jax.vmap(lambda t, x, z: _rates(noising, score, t, x, z))(t0 + (t1 - t0) * shares, data, zs)
-        error = jnp.std(found[0]) / jnp.sqrt(n)
-        return totals + found[0] * (t1 - t0), (*(jnp.mean(f) for f in found), error)
+        rates, system, exchange = jax.vmap(lambda t, x, z: _rates(noising, score, t, x, z))(t0 + (t1 - t0) * shares, data, zs)
+        # What is left of the data is noise at one end and what is left of the noise at the other: its known mean square steadies both rates.
+        surplus = jnp.sum(zs**2, axis=1) - dim
+        rates, system = _steadied(rates, surplus), _steadied(system, surplus)
+        found = (jnp.mean(rates), jnp.mean(system), jnp.mean(exchange), jnp.std(rates) / jnp.sqrt(n))
+        return totals + rates * (t1 - t0), found
 
     inputs = (edges[:-1], edges[1:], jnp.arange(edges.shape[0] - 1))
     paths, (rates, system, exchange, errors) = lax.scan(level, jnp.zeros(n, data.dtype), inputs)
@@ -163,10 +166,18 @@ def _rates(noising, score, t, x0, z) -> tuple[Scalar, Scalar, Scalar]:
     """Conditional path KL and the entropy rates of system and medium, per unit time, from one noised datum."""
     spread = jnp.sqrt(noising.variance(t))
     x = noising.alpha(t) * x0 + spread * z
-    s, noise2, f = score(t, x), noising.noise(t) ** 2, noising.drift(t, x)
+    s, noise2 = score(t, x), noising.noise(t) ** 2
     expansion = jnp.sum(noising.drift(t, jnp.ones_like(x)))
+    # The drift is linear: its mean square over the noise is known.
+    square = jnp.sum(noising.drift(t, noising.alpha(t) * x0) ** 2 + (spread * noising.drift(t, jnp.ones_like(x))) ** 2)
     rate = 0.5 * noise2 * jnp.sum((s + z / spread) ** 2)
-    return rate, expansion + 0.5 * noise2 * jnp.sum(s**2), -expansion - 2.0 / noise2 * jnp.sum(f**2)
+    return rate, expansion + 0.5 * noise2 * jnp.sum(s**2), -expansion - 2.0 / noise2 * square
+
+
+def _steadied(values, control):
+    """`values` less their regression on a control of mean zero: the same mean, to order one over their number, and less spread."""
+    slope = jnp.sum(control * (values - jnp.mean(values))) / jnp.sum(control**2)
+    return values - slope * control
 
 
 def _terminal(noising, prior, t, x0):

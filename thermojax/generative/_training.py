@@ -23,7 +23,7 @@ class ScoreMatching(eqx.Module):
 
     noising: AbstractNoising
     """The forward process."""
-    data: Float[Array, "sample dim"]
+    data: Float[Array, "sample dim"] = eqx.field(converter=as_float)
     """Configurations to learn from."""
     width: Scalar = eqx.field(converter=as_scalar, default=0.0)
     """Size of a quantisation step: uniform noise of this width is added to the data, fresh for every batch."""
