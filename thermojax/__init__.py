@@ -1,7 +1,8 @@
 r"""Differentiable stochastic thermodynamics in JAX.
 
-Everything is a functional of one number: the log-ratio $\ell = \ln dP/dQ$ of two path measures on the same trajectories. Work, heat and entropy
-production, Jarzynski's and Crooks' relations, the score error of a diffusion model and the bounds on its likelihood are ways to read it.
+Everything is a functional of one number: the log-ratio $\ell = \ln dP/dQ$ of two path measures on the same trajectories. Work, heat
+and entropy production, Jarzynski's and Crooks' relations, the score error of a diffusion model and the bounds on its likelihood are
+ways to read it.
 
 Data flows one way:
 
@@ -13,9 +14,9 @@ Data flows one way:
       -> estimators: numbers with error bars         mean, jarzynski, bar, exponential_mean
       -> optimisation over any leaf of the model     fit, MeanWork, MeanLogRatio
 
-Generative models are the same nouns: a noising process is a dynamics, a learned score reverses it, and `generative.audit` reads the log-ratio
-of the two. $k_B = 1$; work is done on the system, heat goes into the medium. Importing this package starts no JAX backend and changes no
-configuration.
+Generative models are the same nouns: a noising process is a dynamics, a learned score reverses it, and `generative.audit` reads the
+log-ratio of the two. $k_B = 1$; work is done on the system, heat goes into the medium. Importing this package starts no JAX backend
+and changes no configuration.
 """
 
 from thermojax import (

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ def require(condition: bool, name: str, rule: str, got: object) -> None:
 def ensure(value: T, good: Array, name: str, rule: str, got: Any) -> T:
     """Return `value` if `good` holds; the same sentence at once for known numbers, at run time for traced ones."""
     good = jnp.all(good)
-    if isinstance(good, jax.core.Tracer):
+    if isinstance(good, Tracer):
         return eqx.error_if(value, ~good, f"`{name}` must {rule}.")
     if not bool(good):
         require(False, name, rule, _show(got))
@@ -53,7 +54,7 @@ def check_states(x0s: Any) -> Array:
 
 def _show(value: Any) -> str:
     """A short text of `value` for an error message."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return "a traced value"
     if not isinstance(value, jax.Array):
         return str(value)

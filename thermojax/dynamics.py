@@ -11,7 +11,7 @@ The noise is one number, or one per coordinate. $k_B = 1$ and $D = \sigma^2/2 = 
 
 import abc
 from collections.abc import Callable
-from typing import TypeVar
+from typing import cast, TypeVar
 
 import equinox as eqx
 import jax
@@ -26,7 +26,7 @@ from thermojax.potentials import energy, force, Potential
 from thermojax.protocols import Protocol
 
 Score = Callable[[Array, Array], Array]
-Closed = TypeVar("Closed", Gaussian, GaussianMixture)
+Closed = TypeVar("Closed", bound=Gaussian | GaussianMixture)
 
 
 class AbstractDynamics(eqx.Module):
@@ -60,9 +60,7 @@ class ConstantMobility(eqx.Module):
 
 
 class Overdamped(AbstractDynamics):
-    r"""Overdamped Langevin dynamics,
-    $dx = \mu_t\,[-\nabla V(x, \lambda_t) + f(x, \lambda_t)]\,dt + \sqrt{2\mu_t/\beta_t}\,dW$.
-    """
+    r"""Overdamped Langevin dynamics, $dx = \mu_t\,[-\nabla V(x, \lambda_t) + f(x, \lambda_t)]\,dt + \sqrt{2\mu_t/\beta_t}\,dW$."""
 
     potential: Potential
     r"""$V(x, \lambda)$."""
@@ -115,7 +113,7 @@ class AbstractNoising(AbstractDynamics):
 
     def marginal(self, data: Closed, t: Scalar) -> Closed:
         """The density at time `t` of data that are a Gaussian or a mixture, exactly."""
-        return data.push(self.alpha(t), self.variance(t))
+        return cast(Closed, data.push(self.alpha(t), self.variance(t)))
 
 
 class OrnsteinUhlenbeck(AbstractNoising):

@@ -1,9 +1,9 @@
 r"""Estimators: from samples of work and of path log-ratios to numbers with error bars and a verdict on their health.
 
-An exponential average is dominated by rare samples; when these are missed, its spread is missed with it and the error bar looks small. Each estimate
-therefore says how many samples carry it (`Estimate.ess`), how heavy the tail of the weights is (`Estimate.tail_index`), and whether it may be believed
-(`Estimate.trustworthy`). Samples that are not finite are left out and counted (`Estimate.excluded`); an estimate that had any is not trustworthy.
-Energies and $\beta$ are in units with $k_B = 1$.
+An exponential average is dominated by rare samples; when these are missed, its spread is missed with it and the error bar looks
+small. Each estimate therefore says how many samples carry it (`Estimate.ess`), how heavy the tail of the weights is
+(`Estimate.tail_index`), and whether it may be believed (`Estimate.trustworthy`). Samples that are not finite are left out and
+counted (`Estimate.excluded`); an estimate that had any is not trustworthy. Energies and $\beta$ are in units with $k_B = 1$.
 """
 
 from typing import NamedTuple
@@ -34,13 +34,13 @@ class Estimate(NamedTuple):
     """Effective number of samples behind the estimate, between 1 and the sample size."""
     trustworthy: Array
     """Whether value and error bar may be believed."""
-    count: Array
+    samples: Array
     """Samples used."""
     excluded: Array
     """Samples left out because they are not finite."""
     tail_index: Scalar | None = None
-    r"""Pareto index of the largest weights of an exponential average: their moments exist up to order 1/index, so that the variance is infinite from
-    1/2 on. None for plain means."""
+    r"""Pareto index of the largest weights of an exponential average: their moments exist up to order 1/index, so that the variance is
+    infinite from 1/2 on. None for plain means."""
 
 
 def mean(values: Float[Array, " sample"]) -> Estimate:
@@ -101,11 +101,58 @@ def bar(forward: Float[Array, " n"], backward: Float[Array, " m"], *, beta: Arra
         ValueError: if `beta` is not one positive number, or a side has no finite sample.
 
     Reference:
-        C. H. Bennett, J. Comput. Phys. 22, 245 (1976), eqs. (12); M. R. Shirts et al., Phys. Rev. Lett. 91, 140601 (2003), eqs. (8) and (10).
+        C. H. Bennett, J. Comput. Phys. 22, 245 (1976), eqs. (12); M. R. Shirts et al., Phys. Rev. Lett. 91, 140601 (2003), eqs. (8) and
+        (10).
     """
     beta = _one_beta(beta)
-    ahead, good, n = _finite(beta * forward, "forward")
-    back, fine, m = _finite(beta * backward, "backward")
+    return _bar(*_finite(beta * forward, "forward"), *_finite(beta * backward, "backward"), beta)
+
+
+@jax.jit
+def tail_index(log_weights: Float[Array, " sample"]) -> Scalar:
+    r"""Pareto index of the largest weights $e^{\text{log_weights}}$, by Zhang and Stephens' fit to the top of the sample.
+
+    Reference:
+        J. Zhang, M. A. Stephens, Technometrics 51, 316 (2009); A. Vehtari et al., JMLR 25, 72 (2024), sec. 2.
+    """
+    n = log_weights.shape[0]
+    size = int(min(n // 5, 3 * n**0.5))
+    if size < 5:
+        return jnp.full((), jnp.inf, log_weights.dtype)
+    top, _ = lax.top_k(log_weights, size + 1)
+    weights = jnp.exp(top - top[0])
+    excesses = (weights[:-1] - weights[-1])[::-1]
+    largest = jnp.maximum(excesses[-1], jnp.finfo(excesses.dtype).tiny)
+    quarter = jnp.maximum(excesses[(size + 2) // 4 - 1], jnp.finfo(excesses.dtype).eps * largest)
+    # A grid of trial scales, weighted by their profile likelihood under a weak prior.
+    grid = 30 + int(size**0.5)
+    thetas = 1 / largest + (1 - jnp.sqrt(grid / (jnp.arange(1, grid + 1, dtype=excesses.dtype) - 0.5))) / (3 * quarter)
+    # At the first trial scale 1 - theta * largest can round to zero; the tiny excess keeps the logarithm finite.
+    indices = -jnp.mean(jnp.log1p(-jnp.outer(thetas, excesses) * (1 - 1e-6)), axis=1)
+    likelihoods = size * (jnp.log(jnp.where(indices == 0, 1.0, thetas / indices)) + indices - 1)
+    theta = jnp.sum(jax.nn.softmax(jnp.where(jnp.isfinite(likelihoods), likelihoods, -jnp.inf)) * thetas)
+    index = jnp.mean(jnp.log1p(-theta * excesses * (1 - 1e-6)))
+    # Regularised towards 1/2 as by ten more samples.
+    return (size * index + 5.0) / (size + 10.0)
+
+
+def _exponential(ratios, name):
+    return _weigh(*_finite(ratios, name))
+
+
+@jax.jit
+def _weigh(ratios, good, count):
+    logs = jnp.where(good, -ratios, -jnp.inf)
+    log_mean = logsumexp(logs) - jnp.log(count)
+    # Weights of mean one, so that the spread is free of the unknown normaliser and cannot overflow.
+    weights = jnp.exp(logs - log_mean)
+    second = jnp.sum(weights**2) / count
+    relative = jnp.sqrt(jnp.maximum(second - 1.0, 0.0) / (count - 1))
+    return log_mean, relative, count / second, count, jnp.sum(~good), tail_index(lax.stop_gradient(logs))
+
+
+@jax.jit
+def _bar(ahead, good, n, back, fine, m, beta):
     shift = jnp.log(n / m)
 
     def fermi(delta):
@@ -135,44 +182,6 @@ def bar(forward: Float[Array, " n"], backward: Float[Array, " m"], *, beta: Arra
     # Two samples without overlap: every term is zero or one, and the error bar would be zero over zero.
     healthy = (ess >= MIN_ESS) & (excluded == 0) & (slope > 1.0)
     return Estimate(delta / beta, jnp.sqrt(variance) / beta, ess, healthy, n + m, excluded)
-
-
-def tail_index(log_weights: Float[Array, " sample"]) -> Scalar:
-    r"""Pareto index of the largest weights $e^{\text{log_weights}}$, by Zhang and Stephens' fit to the top of the sample.
-
-    Reference:
-        J. Zhang, M. A. Stephens, Technometrics 51, 316 (2009); A. Vehtari et al., JMLR 25, 72 (2024), sec. 2.
-    """
-    n = log_weights.shape[0]
-    size = int(min(n // 5, 3 * n**0.5))
-    if size < 5:
-        return jnp.full((), jnp.inf, log_weights.dtype)
-    top, _ = lax.top_k(log_weights, size + 1)
-    weights = jnp.exp(top - top[0])
-    excesses = (weights[:-1] - weights[-1])[::-1]
-    largest = jnp.maximum(excesses[-1], jnp.finfo(excesses.dtype).tiny)
-    quarter = jnp.maximum(excesses[(size + 2) // 4 - 1], jnp.finfo(excesses.dtype).eps * largest)
-    # A grid of trial scales, weighted by their profile likelihood under a weak prior.
-    grid = 30 + int(size**0.5)
-    thetas = 1 / largest + (1 - jnp.sqrt(grid / (jnp.arange(1, grid + 1, dtype=excesses.dtype) - 0.5))) / (3 * quarter)
-    # At the first trial scale 1 - theta * largest can round to zero; the tiny excess keeps the logarithm finite.
-    indices = -jnp.mean(jnp.log1p(-jnp.outer(thetas, excesses) * (1 - 1e-6)), axis=1)
-    likelihoods = size * (jnp.log(jnp.where(indices == 0, 1.0, thetas / indices)) + indices - 1)
-    theta = jnp.sum(jax.nn.softmax(jnp.where(jnp.isfinite(likelihoods), likelihoods, -jnp.inf)) * thetas)
-    index = jnp.mean(jnp.log1p(-theta * excesses * (1 - 1e-6)))
-    # Regularised towards 1/2 as by ten more samples.
-    return (size * index + 5.0) / (size + 10.0)
-
-
-def _exponential(ratios, name):
-    ratios, good, count = _finite(ratios, name)
-    logs = jnp.where(good, -ratios, -jnp.inf)
-    log_mean = logsumexp(logs) - jnp.log(count)
-    # Weights of mean one, so that the spread is free of the unknown normaliser and cannot overflow.
-    weights = jnp.exp(logs - log_mean)
-    second = jnp.sum(weights**2) / count
-    relative = jnp.sqrt(jnp.maximum(second - 1.0, 0.0) / (count - 1))
-    return log_mean, relative, count / second, count, jnp.sum(~good), tail_index(lax.stop_gradient(logs))
 
 
 def _healthy(ess, index, excluded):

@@ -21,9 +21,7 @@ def moving_trap_work(distance: ArrayLike, duration: ArrayLike, *, stiffness: Arr
     return stiffness * distance**2 * (a + jnp.expm1(-a)) / a**2
 
 
-def moving_trap_optimal_work(
-    distance: ArrayLike, duration: ArrayLike, *, stiffness: ArrayLike = 1.0, mobility: ArrayLike = 1.0
-) -> Scalar:
+def moving_trap_optimal_work(distance: ArrayLike, duration: ArrayLike, *, stiffness: ArrayLike = 1.0, mobility: ArrayLike = 1.0) -> Scalar:
     r"""Least mean work of dragging a harmonic trap by $L$ in time $\tau$: $kL^2/(2 + \mu k\tau)$.
 
     Reference:
@@ -62,10 +60,13 @@ def breathing_trap_optimal_work(
     return (c**2 * tau / start - jnp.log(grown) + 0.5 * stop / start * grown**2 - 0.5) / beta
 
 
-def annealed_trap_work(steps: int, distance: ArrayLike, duration: ArrayLike, *, stiffness: ArrayLike = 1.0, mobility: ArrayLike = 1.0) -> Scalar:
+def annealed_trap_work(
+    steps: int, distance: ArrayLike, duration: ArrayLike, *, stiffness: ArrayLike = 1.0, mobility: ArrayLike = 1.0
+) -> Scalar:
     r"""Mean work of moving a harmonic trap by $L$ in `steps` equal jumps, each followed by exact relaxation for $\tau/K$.
 
-    After each relaxation the mean lag is multiplied by $e^{-\mu k\tau/K}$; a jump of $\delta = L/K$ at lag $l$ costs $k(\delta l + \delta^2/2)$.
+    After each relaxation the mean lag is multiplied by $e^{-\mu k\tau/K}$; a jump of $\delta = L/K$ at lag $l$ costs $k(\delta l +
+    \delta^2/2)$.
     """
     distance, duration, stiffness, mobility = map(as_float, (distance, duration, stiffness, mobility))
     jump = distance / steps

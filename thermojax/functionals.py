@@ -1,19 +1,21 @@
 r"""Functionals of one trajectory, as increments per step.
 
-Each takes one `ensemble.Step` and returns a number; `ensemble.accumulate` sums it while the trajectory runs, `ensemble.along` over a stored one.
-$k_B = 1$.
+Each takes one `ensemble.Step` and returns a number; `ensemble.accumulate` sums it while the trajectory runs, `ensemble.along` over a
+stored one. $k_B = 1$.
 
 Signs. Work is done *on* the system, heat is dissipated *into* the medium, so $W = \Delta E + Q$ along every path, and the entropy of
 the medium grows by $\Delta s_m = \int\beta\,\delta Q$.
 
-Discretisation. On a step from $t_0$ to $t_1$ whose coefficients were read at the clock $t_c$, the control switches from $\lambda(t_0)$ to $\lambda(t_c)$ at the
-old position (work), the particle moves at fixed $\lambda(t_c)$ (heat), and the control switches from $\lambda(t_c)$ to $\lambda(t_1)$ at the new position (work):
-Crooks' order. It telescopes, so the first law holds to rounding, jumps of the protocol at either end cost what they should, and $\beta(t)$ needs no extra
-term in the reduced work $Y = \Delta u + \Delta s_m$ with $u = \beta V$.
+Discretisation. On a step from $t_0$ to $t_1$ whose coefficients were read at the clock $t_c$, the control switches from
+$\lambda(t_0)$ to $\lambda(t_c)$ at the old position (work), the particle moves at fixed $\lambda(t_c)$ (heat), and the control
+switches from $\lambda(t_c)$ to $\lambda(t_1)$ at the new position (work): Crooks' order. It telescopes, so the first law holds to
+rounding, jumps of the protocol at either end cost what they should, and $\beta(t)$ needs no extra term in the reduced work $Y =
+\Delta u + \Delta s_m$ with $u = \beta V$.
 
-The exact log-ratio. `log_ratio` is $\ln K(x_1|x_0) - \ln K(x_0|x_1)$ of the kernel that made the step. Together with the densities at both ends (`path_log_ratio`) it is
-$\ell = \ln dP/dQ$ with $\langle e^{-\ell}\rangle = 1$ at *every* step size. The `_stratonovich` and `_ito` sums are the usual discretisations of the continuous-time
-formulas, correct up to $O(h)$ in the mean; what `log_ratio` has more than $\beta$ times the heat is the shadow work of the step size.
+The exact log-ratio. `log_ratio` is $\ln K(x_1|x_0) - \ln K(x_0|x_1)$ of the kernel that made the step. Together with the densities
+at both ends (`path_log_ratio`) it is $\ell = \ln dP/dQ$ with $\langle e^{-\ell}\rangle = 1$ at *every* step size. The
+`_stratonovich` and `_ito` sums are the usual discretisations of the continuous-time formulas, correct up to $O(h)$ in the mean;
+what `log_ratio` has more than $\beta$ times the heat is the shadow work of the step size.
 
 References:
     G. E. Crooks, J. Stat. Phys. 90, 1481 (1998), eqs. (2)-(8). K. Sekimoto, Stochastic Energetics (2010), ch. 4.
@@ -59,8 +61,8 @@ class GirsanovRatio(eqx.Module):
 class BackwardRatio(eqx.Module):
     r"""The log-ratio $\ln K(x_1|x_0) - \ln L(x_0|x_1)$ of the step's own kernel to that of a backward process.
 
-    The backward process runs in its own time $u = T - t$, so it goes from $T - t_1$ to $T - t_0$: a learned denoising process against the noising
-    one, or the other way round.
+    The backward process runs in its own time $u = T - t$, so it goes from $T - t_1$ to $T - t_0$: a learned denoising process against the
+    noising one, or the other way round.
     """
 
     backward: AbstractDynamics
@@ -127,13 +129,16 @@ def shadow_work(step: Step) -> Scalar:
 
 
 def work_stratonovich(step: Step) -> Scalar:
-    r"""$\partial_\lambda V(\bar x, \bar\lambda)\cdot\Delta\lambda + f\cdot\Delta x$ at the midpoint of the step; for protocols without jumps."""
+    r"""$\partial_\lambda V(\bar x, \bar\lambda)\cdot\Delta\lambda + f\cdot\Delta x$ at the midpoint of the step; for protocols without
+    jumps.
+    """
     lam0, _, lam1 = _controls(step)
     return _power(step, 0.5 * (step.x0 + step.x1), 0.5 * (lam0 + lam1)) + _midpoint_push(step)
 
 
 def work_ito(step: Step) -> Scalar:
-    r"""$\partial_\lambda V(x_0, \lambda_0)\cdot\Delta\lambda + f(x_0, \lambda_0)\cdot\Delta x$ at the left of the step; for protocols without jumps.
+    r"""$\partial_\lambda V(x_0, \lambda_0)\cdot\Delta\lambda + f(x_0, \lambda_0)\cdot\Delta x$ at the left of the step; for protocols
+    without jumps.
 
     Never an objective: an optimiser finds protocols that make this sum as negative as it likes.
     """
@@ -159,7 +164,9 @@ def heat_ito_correction(step: Step) -> Scalar:
 
 
 def medium_entropy_stratonovich(step: Step) -> Scalar:
-    r"""$2b(t_c, \bar x)/\sigma^2\cdot\Delta x$ at the midpoint of the step: $\beta F\circ dx$ for any diffusion, with a potential or without."""
+    r"""$2b(t_c, \bar x)/\sigma^2\cdot\Delta x$ at the midpoint of the step: $\beta F\circ dx$ for any diffusion, with a potential or
+    without.
+    """
     x = 0.5 * (step.x0 + step.x1)
     return jnp.sum(2.0 * step.dynamics.drift(step.t, x) / step.dynamics.noise(step.t) ** 2 * (step.x1 - step.x0))
 

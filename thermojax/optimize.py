@@ -1,7 +1,8 @@
 r"""Optimisation: `fit` drives any loss of a model with optax; `MeanWork` and `MeanLogRatio` are losses of a protocol.
 
-Both protocol losses are exact on the grid. The discrete work is what the simulated switches cost; the kernel log-ratio is a Kullback-Leibler divergence
-at every step size, so no optimiser can push it below zero. (The Itô sum of the work has no such bound: never optimise it.)
+Both protocol losses are exact on the grid. The discrete work is what the simulated switches cost; the kernel log-ratio is a
+Kullback-Leibler divergence at every step size, so no optimiser can push it below zero. (The Itô sum of the work has no such bound:
+never optimise it.)
 """
 
 from collections.abc import Callable
@@ -98,8 +99,8 @@ def fit(
     optimizer: optax.GradientTransformation,
     steps: int,
     where: Callable[[Any], Any] | None = None,
-    mode: Literal["reverse", "forward"] = "reverse",
-    noise: Literal["fresh", "common"] = "fresh",
+    mode: str = "reverse",
+    noise: str = "fresh",
     average: float = 0.0,
     validate: Callable[[Any], Array] | None = None,
     every: int = 50,
@@ -115,9 +116,9 @@ def fit(
         optimizer: An optax optimiser.
         steps: Number of gradient steps, at most.
         where: Picks the leaves to optimise, ``lambda protocol: protocol.knots``; all floating-point leaves if omitted.
-        mode: Reverse-mode gradients, or forward-mode ones: these need no memory and win for few parameters.
-        noise: A fresh key at every step, or the same one for all (common random numbers: a deterministic problem, whose optimum
-            depends on that key).
+        mode: "reverse" for reverse-mode gradients, "forward" for forward-mode ones: these need no memory and win for few parameters.
+        noise: "fresh" for a new key at every step, "common" for the same one (common random numbers: a deterministic problem, whose
+            optimum depends on that key).
         average: Decay of the exponential moving average of the parameters that is returned and validated; none if zero.
         validate: A number to be small, of the (averaged) model, after each `every` steps; the best model is returned.
         every: Steps in a round: one compiled scan.
@@ -208,7 +209,5 @@ def _paths(loss, functional, protocol, key):
     start_key, noise_key = jr.split(key)
     x0s = loss.initial.sample(loss.samples, key=start_key)
     driven = eqx.tree_at(lambda d: d.protocol, loss.dynamics, protocol)
-    x1s, totals = accumulate(
-        functional, driven, x0s, loss.ts, stepper=loss.stepper, segments=loss.segments, key=noise_key
-    )
+    x1s, totals = accumulate(functional, driven, x0s, loss.ts, stepper=loss.stepper, segments=loss.segments, key=noise_key)
     return x0s, x1s, totals

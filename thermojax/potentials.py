@@ -66,7 +66,10 @@ class Polynomial(AbstractPotential):
 
     def __call__(self, x, lam):
         del lam
-        return jnp.sum(jnp.polyval(self.coefficients[::-1], x))
+        total = jnp.zeros_like(x)
+        for n in reversed(range(self.coefficients.shape[0])):
+            total = total * x + self.coefficients[n]
+        return jnp.sum(total)
 
 
 class DoubleWell(AbstractPotential):

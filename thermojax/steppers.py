@@ -4,10 +4,11 @@ A stepper takes one particle from `t0` to `t1` by standard normals that it is gi
 kernels, so that the log-ratio of a path to its reversal, and of two processes on one path, is exact at any step (`functionals.log_ratio`);
 `Diffrax` takes any fixed-step solver of diffrax, whose density is in general unknown.
 
-The clock. Within its step a Gaussian kernel freezes the coefficients at ``t0 + clock * (t1 - t0)``. At a protocol's jumps and for the
-reversal of a path the middle (``clock=0.5``) is the natural choice: forward and reversed protocols then use the same kernels on the same grid, and
-a jump at either end is one sudden switch. ``clock=0`` is the textbook's left point: move under $\lambda_k$, then switch; ``clock=1`` is the order of
-annealed importance sampling: switch, then move. For coefficients that do not depend on time the three agree.
+The clock. Within its step a Gaussian kernel freezes the coefficients at ``t0 + clock * (t1 - t0)``. At a protocol's jumps and for
+the reversal of a path the middle (``clock=0.5``) is the natural choice: forward and reversed protocols then use the same kernels on
+the same grid, and a jump at either end is one sudden switch. ``clock=0`` is the textbook's left point: move under $\lambda_k$, then
+switch; ``clock=1`` is the order of annealed importance sampling: switch, then move. For coefficients that do not depend on time the
+three agree.
 """
 
 import abc
@@ -90,9 +91,9 @@ class EulerMaruyama(AbstractGaussianStepper):
 class ExactLinear(AbstractGaussianStepper):
     r"""The exact transition of a linear process, for any step.
 
-    For a noising process it is the transition from `t0` to `t1`. For any other dynamics whose drift is linear in $x$ (normal or not: the covariance
-    solves the full Lyapunov equation) it is the transition under the coefficients frozen at the clock, which leaves $e^{-\beta V}$ exactly invariant
-    where the force is a gradient.
+    For a noising process it is the transition from `t0` to `t1`. For any other dynamics whose drift is linear in $x$ (normal or
+    not: the covariance solves the full Lyapunov equation) it is the transition under the coefficients frozen at the clock, which
+    leaves $e^{-\beta V}$ exactly invariant where the force is a gradient.
 
     Reference:
         C. F. Van Loan, IEEE Trans. Autom. Control 23, 395 (1978).
@@ -146,8 +147,8 @@ class ExactLinear(AbstractGaussianStepper):
 class Diffrax(AbstractStepper):
     """Any fixed-step solver of diffrax, for instance ``Diffrax(diffrax.ShARK())`` or, without noise, ``Diffrax(diffrax.Heun())``.
 
-    The solver starts anew at every step, so that a step is a Markov kernel; its transition density is unknown. Functionals read the coefficients in
-    the middle of the step.
+    The solver starts anew at every step, so that a step is a Markov kernel; its transition density is unknown. Functionals read the
+    coefficients in the middle of the step.
     """
 
     solver: diffrax.AbstractSolver
@@ -192,6 +193,8 @@ class StepNoise(diffrax.AbstractBrownianPath):
     def evaluate(self, t0, t1=None, left=True, use_levy=False):
         """The increment from `t0` to `t1`, with as many Lévy areas as there are normals."""
         del left
+        if t1 is None:
+            raise ValueError("`t1` must be given: the noise of one step has increments only, got None.")
         h = t1 - t0
         increment = jnp.sqrt(h) * self.zs[0]
         if not use_levy:
@@ -259,7 +262,7 @@ def log_volume(factor: Float[Array, "..."], dim: int) -> Scalar:
 
 
 def _relaxation(slope, constant, noise, h, x0):
-    """Mean increment and spread of $dx = (a x + c)\\,dt + \\sigma\\,dW$ after a time h, in one dimension."""
+    r"""Mean increment and spread of $dx = (a x + c)\,dt + \sigma\,dW$ after a time h, in one dimension."""
     # a -> 0 is free diffusion: the division is by one there, and the limit is taken instead.
     free = jnp.abs(slope) * h < jnp.finfo(x0.dtype).eps
     safe = jnp.where(free, 1.0, slope)

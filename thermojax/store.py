@@ -103,20 +103,23 @@ def _report(experiment, parameters, summary, results, pictures) -> str:
         {"name": name, "caption": picture.caption, "data": base64.b64encode(pictures[name]).decode()}
         for name, picture in results.figures.items()
     ]
-    return template.render(experiment=experiment, summary=summary, rows=rows, fields=fields, figures=figures, conclusions=results.conclusions)
+    return template.render(
+        experiment=experiment, summary=summary, rows=rows, fields=fields, figures=figures, conclusions=results.conclusions
+    )
 
 
 def _in_words(quantity: Quantity) -> dict[str, str]:
     """The numbers of a row as the report prints them."""
-    known = quantity.stderr is not None and math.isfinite(quantity.stderr) and quantity.stderr > 0
+    error = quantity.stderr or 0.0
+    known = math.isfinite(error) and error > 0
     # Two digits of the error bar, and the value to the same place.
-    places = max(0, 1 - math.floor(math.log10(quantity.stderr))) if known else 6
+    places = max(0, 1 - math.floor(math.log10(error))) if known else 6
     text = f"{quantity.value:.{places}f}" if known and places < 12 else f"{quantity.value:.6g}"
     if known:
-        text += f" ± {quantity.stderr:.2g}"
+        text += f" ± {error:.2g}"
     away = "–"
     if quantity.exact is not None and known:
-        away = f"{(quantity.value - quantity.exact) / quantity.stderr:+.1f}"
+        away = f"{(quantity.value - quantity.exact) / error:+.1f}"
     verdict = {None: "–", True: "yes", False: "no: do not trust"}[quantity.trustworthy]
     return {
         "text": text,

@@ -1,4 +1,6 @@
-r"""Equilibrium, $\pi(x) = e^{-\beta V(x, \lambda)}/Z$: exact where it is Gaussian, on a grid in one and two dimensions, by MCMC otherwise."""
+r"""Equilibrium, $\pi(x) = e^{-\beta V(x, \lambda)}/Z$: exact where it is Gaussian, on a grid in one and two dimensions, by MCMC
+otherwise.
+"""
 
 from collections.abc import Callable
 
@@ -7,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
+from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import as_float, as_scalar, Scalar
 from thermojax._check import check_positive, ensure, require
@@ -88,17 +91,19 @@ class SampledBoltzmann(AbstractDistribution):
             place_key, warm_key, run_key = jr.split(chain_key, 3)
             place = self.start + jr.normal(place_key, self.start.shape, self.start.dtype)
             warm = blackjax.window_adaptation(blackjax.nuts, log_weight)
-            (state, parameters), _ = warm.run(warm_key, place, num_steps=self.warmup)
+            (state, parameters), _ = warm.run(warm_key, place, num_steps=self.warmup)  # pyright: ignore[reportCallIssue]
             kernel = blackjax.nuts(log_weight, **parameters).step
 
             def draw(state, draw_key):
                 state, _ = jax.lax.scan(lambda s, k: (kernel(k, s)[0], None), state, jr.split(draw_key, self.thinning))
-                return state, state.position
+                return state, state.position  # pyright: ignore[reportAttributeAccessIssue]
 
             return jax.lax.scan(draw, state, jr.split(run_key, rounds))[1]
 
         rounds = -(-n // self.chains)
-        draws = eqx.filter_jit(jax.vmap(lambda k: chain(k, rounds)))(jr.split(key, self.chains))
+        # BlackJAX is not written for strict dtype promotion.
+        with jax.numpy_dtype_promotion("standard"):
+            draws = eqx.filter_jit(jax.vmap(lambda k: chain(k, rounds)))(jr.split(key, self.chains))
         return jnp.swapaxes(draws, 0, 1).reshape(-1, *self.start.shape)[:n]
 
     def log_prob(self, x):
@@ -123,7 +128,7 @@ def equilibrium(
         ValueError: if $e^{-\beta V}$ cannot be normalised, or parameters are traced.
     """
     lam, beta = as_float(lam), check_positive(as_scalar(beta), "beta")
-    traced = [leaf for leaf in jax.tree.leaves((potential, lam, beta)) if isinstance(leaf, jax.core.Tracer)]
+    traced = [leaf for leaf in jax.tree.leaves((potential, lam, beta)) if isinstance(leaf, Tracer)]
     require(not traced, "potential", "have known parameters here; call `gaussian_equilibrium` under `jit`", "a traced value")
     if _is_quadratic(potential, lam, dim):
         return gaussian_equilibrium(potential, lam, beta=beta, dim=dim)
@@ -164,13 +169,18 @@ def grid_equilibrium(
         cells: Cells in each coordinate; 4096 in one dimension and 512 in two if omitted.
 
     Raises:
-        ValueError: if the potential does not confine, or `dim` is above two.
+        ValueError: if the potential does not confine, its wells are too narrow for the cells, or `dim` is above two.
     """
     require(dim in (1, 2), "dim", "be 1 or 2 for a grid", dim)
     lam, beta = as_float(lam), check_positive(as_scalar(beta), "beta")
     low, high = _confining_box(potential, lam, beta, dim)
     cells = cells or (4096 if dim == 1 else 512)
-    return GridBoltzmann(potential, lam, beta, *_cells(low, high, cells))
+    density = GridBoltzmann(potential, lam, beta, *_cells(low, high, cells))
+    # A third of the cells must see the normaliser to a tenth: that of all cells is then right to 1e-9 for smooth wells.
+    coarse = density._log_weights().reshape((cells,) * dim)[(slice(None, None, 3),) * dim]
+    change = density.log_z - logsumexp(coarse) - jnp.sum(jnp.log(3 * density.spacing))
+    require(bool(jnp.abs(change) < 0.1), "cells", "resolve the wells of `potential`", f"{cells} in each coordinate")
+    return density
 
 
 def free_energy(potential: Potential, lam: ArrayLike, *, beta: ArrayLike = 1.0, dim: int = 1) -> Scalar:
@@ -180,24 +190,27 @@ def free_energy(potential: Potential, lam: ArrayLike, *, beta: ArrayLike = 1.0, 
         ValueError: if the potential cannot be normalised, or is anharmonic in more than two dimensions.
     """
     density = equilibrium(potential, lam, beta=beta, dim=dim)
-    if isinstance(density, SampledBoltzmann):
-        require(dim <= 2, "dim", "be 1 or 2 for an anharmonic potential; use `estimators.bar` otherwise", dim)
-    x = jnp.zeros(dim)
-    return energy(potential, x, as_float(lam)) + density.log_prob(x) / as_scalar(beta)
+    if isinstance(density, GridBoltzmann):
+        return -density.log_z / density.beta
+    if not isinstance(density, Gaussian):
+        raise ValueError(f"`dim` must be 1 or 2 for an anharmonic potential; use `estimators.bar` otherwise, got {dim}.")
+    # At the mean, where no large energies cancel.
+    return energy(potential, density.mean, as_float(lam)) + density.log_prob(density.mean) / as_scalar(beta)
 
 
 def _is_quadratic(potential, lam, dim):
-    """Whether the Hessian is the same at a few places, to rounding."""
+    """Whether the Hessian is the same at a few places near and far, to rounding."""
     hessian = jax.hessian(lambda x: energy(potential, x, lam))
-    places = np.random.default_rng(0).normal(size=(4, dim)) * np.array([[0.0], [0.3], [1.0], [3.0]])
+    places = np.random.default_rng(0).normal(size=(6, dim)) * np.array([[0.0], [0.3], [1.0], [3.0], [30.0], [1000.0]])
     found = jax.vmap(hessian)(jnp.asarray(places, dtype=float))
     scale = jnp.max(jnp.abs(found))
-    return bool(jnp.all(jnp.abs(found - found[:1]) <= 100 * jnp.finfo(found.dtype).eps * scale))
+    return bool(jnp.isfinite(scale) & jnp.all(jnp.abs(found - found[:1]) <= 100 * jnp.finfo(found.dtype).eps * scale))
 
 
 def _confining_box(potential, lam, beta, dim) -> tuple[np.ndarray, np.ndarray]:
     """The box outside which the Boltzmann weight is below exp(-50) of its maximum."""
     logs_at: Callable = jax.jit(jax.vmap(lambda x: beta * energy(potential, x, lam)))
+    reach, gap = 1.0, 0.0
     # Above two dimensions only the axes are searched: the box then merely tells whether the potential grows.
     for reach in 2.0 ** np.arange(0, 16):
         places, spacing = _probe(reach, dim)
@@ -207,23 +220,45 @@ def _confining_box(potential, lam, beta, dim) -> tuple[np.ndarray, np.ndarray]:
         # Another look eight times as far: a deeper well may lie beyond a barrier.
         beyond = np.asarray(logs_at(jnp.asarray(8 * places, dtype=float)), dtype=float)
         beyond = beyond[np.max(np.abs(8 * places), axis=1) > reach]
-        if min(u[edge].min(), beyond.min()) - u.min() > 1.2 * _CUTOFF:
-            inside = places[u - u.min() < 1.1 * _CUTOFF]
-            return inside.min(axis=0) - spacing, inside.max(axis=0) + spacing
-    got = f"a Boltzmann weight at |x| = {reach:g} that is exp({u.min() - u[edge].min():.3g}) of its maximum"
+        gap = min(u[edge].min(), beyond.min()) - u.min()
+        if gap > 1.2 * _CUTOFF:
+            low, high = _occupied(places, u, spacing)
+            return (low, high) if dim > 2 else _shrunk(logs_at, low, high)
+    got = f"a Boltzmann weight at |x| = {reach:g} that is exp({-gap:.3g}) of its maximum"
     raise ValueError(f"`potential` must be normalisable as a Boltzmann weight (it must confine), got {got}.")
 
 
+def _occupied(places, u, spacing):
+    inside = places[u - u.min() < 1.1 * _CUTOFF]
+    return inside.min(axis=0) - spacing, inside.max(axis=0) + spacing
+
+
+def _shrunk(logs_at, low, high):
+    """The box of a landscape too narrow for the first look at it: look again inside until it stops shrinking."""
+    dim = len(low)
+    points = 4097 if dim == 1 else 257
+    for _ in range(60):
+        places = _mesh([np.linspace(a, b, points) for a, b in zip(low, high, strict=True)])
+        u = np.asarray(logs_at(jnp.asarray(places, dtype=float)), dtype=float)
+        before = high - low
+        lower, upper = _occupied(places, u, before / (points - 1))
+        low, high = np.maximum(low, lower), np.minimum(high, upper)
+        if np.all(high - low > 0.5 * before):
+            break
+    return low, high
+
+
 def _probe(reach, dim):
-    points = 4097 if dim != 2 else 257
-    line = np.linspace(-reach, reach, points)
-    if dim == 2:
-        return np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2), line[1] - line[0]
-    return (line[:, None, None] * np.eye(dim)).reshape(-1, dim), line[1] - line[0]
+    line = np.linspace(-reach, reach, 4097 if dim != 2 else 257)
+    places = _mesh([line] * dim) if dim <= 2 else (line[:, None, None] * np.eye(dim)).reshape(-1, dim)
+    return places, line[1] - line[0]
+
+
+def _mesh(lines):
+    return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines))
 
 
 def _cells(low, high, cells):
     spacing = (high - low) / cells
     lines = [a + h * (np.arange(cells) + 0.5) for a, h in zip(low, spacing, strict=True)]
-    centres = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines))
-    return jnp.asarray(centres, dtype=float), jnp.asarray(spacing, dtype=float)
+    return jnp.asarray(_mesh(lines), dtype=float), jnp.asarray(spacing, dtype=float)

@@ -79,7 +79,7 @@ class GaussianMixture(AbstractDistribution):
         ensure(self.weights, self.weights > 0, "weights", "be positive", self.weights)
         shape = self.covariances.shape
         require(shape[:1] == components, "covariances", f"have {components[0]} components", f"shape {shape}")
-        jax.eval_shape(lambda c: _check_covariance(c, self.means.shape[1:]), self.covariances[0])
+        _check_covariance(self.covariances, self.means.shape[1:], name="covariances", components=components)
 
     def sample(self, n, *, key):
         choice_key, noise_key = jr.split(key)
@@ -113,8 +113,8 @@ class GaussianMixture(AbstractDistribution):
         weights = self.weights / jnp.sum(self.weights)
         mean = weights @ self.means
         full = jax.vmap(lambda c: _full(c, mean.shape[0]))(self.covariances)
-        spread = self.means - mean
-        return Gaussian(mean, jnp.einsum("k,kij->ij", weights, full) + (weights * spread.T) @ spread)
+        spread = self.means - mean[None]
+        return Gaussian(mean, jnp.einsum("k,kij->ij", weights, full) + (weights[None] * spread.T) @ spread)
 
 
 def standard_normal(dim: int) -> Gaussian:
@@ -122,15 +122,15 @@ def standard_normal(dim: int) -> Gaussian:
     return Gaussian(jnp.zeros(dim), 1.0)
 
 
-def _check_covariance(covariance, shape):
-    allowed = ((), shape, shape * 2)
-    require(covariance.shape in allowed, "covariance", f"have one of the shapes {allowed}", f"shape {covariance.shape}")
-    if covariance.ndim < 2:
-        ensure(covariance, covariance > 0, "covariance", "be positive", covariance)
+def _check_covariance(covariance, shape, *, name="covariance", components=()):
+    allowed = (components, components + shape, components + shape * 2)
+    require(covariance.shape in allowed, name, f"have one of the shapes {allowed}", f"shape {covariance.shape}")
+    if covariance.ndim < len(components) + 2:
+        ensure(covariance, covariance > 0, name, "be positive", covariance)
     else:
         # The Cholesky factor is NaN where the matrix is not positive definite.
         definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(covariance)))
-        ensure(covariance, definite, "covariance", "be positive definite", covariance)
+        ensure(covariance, definite, name, "be positive definite", covariance)
 
 
 def _log_normal(x, covariance):

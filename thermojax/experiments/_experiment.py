@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pydantic
 from jaxtyping import PRNGKeyArray as Key
@@ -46,7 +46,9 @@ class Results:
     figures: dict[str, Picture] = field(default_factory=dict)
     conclusions: list[str] = field(default_factory=list)
 
-    def add(self, name: str, estimate: Estimate, meaning: str, *, exact: float | None = None, scale: float = 1.0, shift: float = 0.0) -> None:
+    def add(
+        self, name: str, estimate: Estimate, meaning: str, *, exact: float | None = None, scale: float = 1.0, shift: float = 0.0
+    ) -> None:
         """Add an estimate in units of its own: ``scale * estimate + shift``."""
         self.estimates[name] = Quantity(
             float(estimate.value) * scale + shift,
@@ -58,6 +60,7 @@ class Results:
         )
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where a run tells how far it is."""
 

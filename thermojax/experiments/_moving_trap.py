@@ -90,27 +90,37 @@ def run(parameters: MovingTrap, key: jax.Array, progress: Progress) -> Results:
     results.estimates["jump_first"] = Quantity(float(first), "jump of the protocol found at the start", exact=jump)
     results.estimates["jump_last"] = Quantity(float(last), "jump of the protocol found at the end", exact=jump)
     results.add(
-        "jarzynski_delta_f", jarzynski(works, beta=p.beta), "free-energy difference by Jarzynski's equality: moving a trap costs none", exact=0.0
+        "jarzynski_delta_f",
+        jarzynski(works, beta=p.beta),
+        "free-energy difference by Jarzynski's equality: moving a trap costs none",
+        exact=0.0,
     )
-    results.add("mean_log_ratio", mean(ratios), "mean log-ratio of the path measures: dissipated work in units of k_BT, and the shadow work of the time step (none if exact)")
-    results.add("ift", exponential_mean(ratios), "mean of exp(-log-ratio): one by the integral fluctuation theorem, at every time step", exact=1.0)
+    results.add(
+        "mean_log_ratio",
+        mean(ratios),
+        "mean log-ratio of the path measures: dissipated work in units of k_BT, and the shadow work of the time step (none if exact)",
+    )
+    results.add(
+        "ift", exponential_mean(ratios), "mean of exp(-log-ratio): one by the integral fluctuation theorem, at every time step", exact=1.0
+    )
     results.figures["protocol"] = Picture(
         _draw_protocol(optimum, best, p),
-        "The protocol found by gradient descent from the linear ramp (faint), and the exact optimum (dashed). The control jumps at both ends.",
+        "The protocol found by gradient descent from the linear ramp (faint), and the exact optimum (dashed); it jumps at both ends.",
     )
     results.figures["work"] = Picture(
         _draw_works(np.asarray(ramp_works), np.asarray(works), (steady, least), p.beta),
-        "Work of the ramp and of the protocol found, on fresh noise; dashed, the exact Gaussians, whose variance is twice the mean work over beta.",
+        "Work of the ramp and of the protocol found, on fresh noise; dashed, the exact Gaussians, of variance twice the mean over beta.",
     )
-    saved = 100 * (1 - float(jnp.mean(works)) / steady)
+    found_work = float(jnp.mean(works))
     results.conclusions.append(
-        f"The protocol found costs {float(jnp.mean(works)):.4g}, against {least:.4g} at best and {steady:.4g} for the ramp: {saved:.1f} % less than the ramp."
+        f"The protocol found costs {found_work:.4g}, against {least:.4g} at best and {steady:.4g} for the ramp: "
+        f"{100 * (1 - found_work / steady):.1f} % less than the ramp."
     )
     weak = [name for name, q in results.estimates.items() if q.trustworthy is False]
     if weak:
         results.conclusions.append(
-            f"Not to be believed: {', '.join(weak)}. With a dissipation of {p.beta * least:.3g} k_BT the exponential averages are carried by trajectories "
-            f"that are too rare for {p.samples} samples; their error bars are too small."
+            f"Not to be believed: {', '.join(weak)}. With a dissipation of {p.beta * least:.3g} k_BT the exponential averages are carried "
+            f"by trajectories that are too rare for {p.samples} samples; their error bars are too small."
         )
     return results
 
@@ -130,7 +140,8 @@ def _draw_protocol(optimum, best, p):
 def _draw_works(ramp_works, works, means, beta):
     figure, (ax,) = panels()
     both = np.concatenate([ramp_works, works])
-    bins = np.linspace(*np.nanquantile(both, [0.0005, 0.9995]), 80)
+    low, high = np.nanquantile(both, [0.0005, 0.9995])
+    bins = np.linspace(low, high, 80)
     histogram(ax, ramp_works, label="linear ramp", colour=COLOURS["second"], bins=bins)
     histogram(ax, works, label="found", colour=COLOURS["first"], bins=bins)
     for average in means:

@@ -1,13 +1,15 @@
 r"""The audit of a score model as a nonequilibrium process.
 
-The noising process and the learned denoising process are two path measures on the same trajectories. Given one datum their Kullback-Leibler divergence
-splits into a terminal mismatch (the prior is not the noised datum) and the conditional path KL,
-$\int\tfrac12\sigma_t^2\langle\lVert s_\theta - \nabla\ln p(x_t|x_0)\rVert^2\rangle dt$; with the last step that undoes the noise of the earliest time they bound the
-negative log-likelihood from above (the ELBO). Averaged over the data the conditional path KL is the score error, zero for a perfect score, plus a part that
-is the data's own. Memorisation shows as a path KL that is lower on the training data than on held-out data, noise level by noise level.
+The noising process and the learned denoising process are two path measures on the same trajectories. Given one datum their
+Kullback-Leibler divergence splits into a terminal mismatch (the prior is not the noised datum) and the conditional path KL,
+$\int\tfrac12\sigma_t^2\langle\lVert s_\theta - \nabla\ln p(x_t|x_0)\rVert^2\rangle dt$; with the last step that undoes the noise of
+the earliest time they bound the negative log-likelihood from above (the ELBO). Averaged over the data the conditional path KL is
+the score error, zero for a perfect score, plus a part that is the data's own. Memorisation shows as a path KL that is lower on the
+training data than on held-out data, noise level by noise level.
 
-Entropy rates along the noising, with drift $f$ and $s_\theta$ in the place of the score: the system's, $\langle\nabla\cdot f\rangle + \tfrac12\sigma^2\langle\lVert s_\theta\rVert^2\rangle$; the exchange
-with the medium, $-\langle\nabla\cdot f\rangle - \tfrac{2}{\sigma^2}\langle\lVert f\rVert^2\rangle$; the intrinsic rate (entropy production) is the first minus the second.
+Entropy rates along the noising, with drift $f$ and $s_\theta$ in the place of the score: the system's, $\langle\nabla\cdot f\rangle
++ \tfrac12\sigma^2\langle\lVert s_\theta\rVert^2\rangle$; the exchange with the medium, $-\langle\nabla\cdot f\rangle -
+\tfrac{2}{\sigma^2}\langle\lVert f\rVert^2\rangle$; the intrinsic rate (entropy production) is the first minus the second.
 
 Everything is in nats.
 """
@@ -62,7 +64,7 @@ class Audit(NamedTuple):
 def audit(
     score: Score,
     noising: AbstractNoising,
-    data: Float[ArrayLike, "sample dim"],
+    data: ArrayLike,
     *,
     prior: Gaussian | None = None,
     start: ArrayLike = 0.0,
@@ -72,12 +74,13 @@ def audit(
 ) -> Audit:
     """Bound on the likelihood of `data`, its split by noise level, and the entropy rates along the noising.
 
-    Times are stratified: in each of `levels` equal intervals every datum has one random time, so that the integral is unbiased however few levels.
+    Times are stratified: in each of `levels` equal intervals every datum has one random time, so that the integral is unbiased however few
+    levels.
 
     Args:
         score: ``score(t, x)``, learned or exact.
         noising: The noising process; its noise must not vanish at `start`.
-        data: Configurations the bound is averaged over, independent of each other.
+        data: Configurations the bound is averaged over, independent of each other, shape ``(sample, dim)``.
         prior: Where generation starts, a Gaussian; the standard normal if omitted.
         start: Earliest time.
         horizon: Latest time.
@@ -97,8 +100,8 @@ def audit(
 def path_bound(
     score: Score,
     noising: AbstractNoising,
-    data: Float[ArrayLike, "sample dim"],
-    ts: Float[ArrayLike, " time"],
+    data: ArrayLike,
+    ts: ArrayLike,
     *,
     prior: Gaussian | None = None,
     stepper: AbstractStepper | None = None,
@@ -106,13 +109,13 @@ def path_bound(
 ) -> Estimate:
     """Upper bound on the negative log-likelihood of the very sampler that takes the steps `ts`, in nats per configuration.
 
-    It is the mean log-ratio of the noising chain to the denoising chain, kernel by kernel: exact for any number of steps. For `Ancestral` it is the
-    bound of DDPM. It exceeds that of `audit` by the discretisation error of the sampler.
+    It is the mean log-ratio of the noising chain to the denoising chain, kernel by kernel: exact for any number of steps. For `Ancestral`
+    it is the bound of DDPM. It exceeds that of `audit` by the discretisation error of the sampler.
 
     Args:
         score: ``score(t, x)``.
         noising: The noising process; its noise must not vanish at ``ts[0]``.
-        data: Configurations the bound is averaged over.
+        data: Configurations the bound is averaged over, shape ``(sample, dim)``.
         ts: Increasing times of the forward process.
         prior: Where generation starts; the standard normal if omitted.
         stepper: Kernel of the denoising chain, of known density; `Ancestral` if omitted.
@@ -140,12 +143,12 @@ def _audit(score, noising, data, prior, edges, key):
 
     def level(totals, inputs):
         t0, t1, k = inputs
-        time_key, noise_key = jr.split(jr.fold_in(level_key, k))
+        time_key, shift_key, noise_key = jr.split(jr.fold_in(level_key, k), 3)
         # Every datum its own time: the n times of a level are themselves stratified, in random order.
-        shares = (jr.permutation(time_key, n).astype(data.dtype) + jr.uniform(noise_key, (), data.dtype)) / n
+        shares = (jr.permutation(time_key, n).astype(data.dtype) + jr.uniform(shift_key, (), data.dtype)) / n
         zs = jr.normal(noise_key, data.shape, data.dtype)
         rates, system, exchange = jax.vmap(lambda t, x, z: _rates(noising, score, t, x, z))(t0 + (t1 - t0) * shares, data, zs)
-        # What is left of the data is noise at one end and what is left of the noise at the other: its known mean square steadies both rates.
+        # At one end all is noise, at the other the score knows nothing of it: its known mean square steadies both rates.
         surplus = jnp.sum(zs**2, axis=1) - dim
         rates, system = _steadied(rates, surplus), _steadied(system, surplus)
         found = (jnp.mean(rates), jnp.mean(system), jnp.mean(exchange), jnp.std(rates) / jnp.sqrt(n))
@@ -156,10 +159,19 @@ def _audit(score, noising, data, prior, edges, key):
     zs = jr.normal(last_key, data.shape, data.dtype)
     decoding = jax.vmap(lambda x, z: _decoding(noising, score, edges[0], x, z))(data, zs)
     terminal = jax.vmap(lambda x: _terminal(noising, prior, edges[-1], x))(data)
-    parts = (terminal + paths + decoding, terminal, paths, decoding)
-    widths = edges[1:] - edges[:-1]
-    ts = 0.5 * (edges[1:] + edges[:-1])
-    return Audit(*(mean(part) for part in parts), ts, widths, rates, errors, system, exchange, system - exchange)
+    return Audit(
+        bound=mean(terminal + paths + decoding),
+        terminal=mean(terminal),
+        path_kl=mean(paths),
+        decoding=mean(decoding),
+        ts=0.5 * (edges[1:] + edges[:-1]),
+        widths=edges[1:] - edges[:-1],
+        rates=rates,
+        rate_errors=errors,
+        system=system,
+        exchange=exchange,
+        intrinsic=system - exchange,
+    )
 
 
 def _rates(noising, score, t, x0, z) -> tuple[Scalar, Scalar, Scalar]:

@@ -1,6 +1,6 @@
 """Likelihood through the probability flow."""
 
-from typing import Literal
+from typing import cast
 
 import diffrax
 import equinox as eqx
@@ -17,10 +17,10 @@ from thermojax.dynamics import AbstractDynamics, Score
 def flow_log_prob(
     noising: AbstractDynamics,
     score: Score,
-    xs: Float[ArrayLike, "sample dim"],
+    xs: ArrayLike,
     *,
     prior: AbstractDistribution,
-    divergence: Literal["exact", "hutchinson"] = "exact",
+    divergence: str = "exact",
     start: ArrayLike = 0.0,
     horizon: ArrayLike = 1.0,
     rtol: float = 1e-4,
@@ -32,11 +32,11 @@ def flow_log_prob(
     Args:
         noising: The forward process.
         score: ``score(t, x)``.
-        xs: Configurations at time `start`. Where the process has shrunk the data by then, multiply them by
+        xs: Configurations at time `start`, shape ``(sample, dim)``. Where the process has shrunk the data by then, multiply them by
             ``noising.alpha(start)`` and add ``dim`` times its logarithm to the result.
         prior: Density at `horizon`.
-        divergence: The exact trace costs `dim` derivatives per evaluation; Hutchinson's estimate costs one and is unbiased for
-            the log-likelihood, with one random sign vector for each configuration.
+        divergence: "exact", the trace at the cost of `dim` derivatives per evaluation, or "hutchinson", an estimate that costs one and is
+            unbiased for the log-likelihood, with one random sign vector for each configuration.
         start: Time of the configurations.
         horizon: Time of the prior.
         rtol: Relative tolerance of the adaptive steps (Tsit5).
@@ -53,7 +53,7 @@ def flow_log_prob(
     require(divergence == "exact" or key is not None, "key", "be given for Hutchinson's estimate", key)
     xs = check_states(xs)
     start, horizon = (jnp.asarray(t, xs.dtype) for t in (start, horizon))
-    probes = None if divergence == "exact" else jr.rademacher(key, xs.shape, xs.dtype)
+    probes = None if divergence == "exact" or key is None else jr.rademacher(key, xs.shape, xs.dtype)
     return _flow_log_prob(noising, score, xs, probes, prior, start, horizon, rtol, atol)
 
 
@@ -80,7 +80,7 @@ def _flow_log_prob(noising, score, xs, probes, prior, start, horizon, rtol, atol
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
             max_steps=None,
         )
-        end, gained = solution.ys[0][-1], solution.ys[1][-1]
-        return prior.log_prob(end) + gained
+        ends, gains = cast(tuple[Array, Array], solution.ys)
+        return prior.log_prob(ends[-1]) + gains[-1]
 
     return jax.vmap(solve, in_axes=(0, None if probes is None else 0))(xs, probes)

@@ -1,10 +1,11 @@
 r"""A score network that starts as the exact score of a Gaussian fit.
 
-The network corrects the denoised data $\hat x_0$ of the Gaussian fit, in the fit's own basis and in units of what the fit leaves uncertain there; its last layer starts at zero.
-So an untrained network is the score of the Gaussian fit, pushed through the noising, at every noise level, and training only ever has to learn what is not Gaussian.
+The network corrects the denoised data $\hat x_0$ of the Gaussian fit, in the fit's own basis and in units of what the fit leaves
+uncertain there; its last layer starts at zero. So an untrained network is the score of the Gaussian fit, pushed through the
+noising, at every noise level, and training only ever has to learn what is not Gaussian.
 
-Quantised data (`Cells`) have a second, sharp structure: at little noise all that is left to know is the cell of each coordinate. The network then also
-predicts the weights of the cells, and the data inside a cell are denoised in closed form.
+Quantised data (`Cells`) have a second, sharp structure: at little noise all that is left to know is the cell of each coordinate. The
+network then also predicts the weights of the cells, and the data inside a cell are denoised in closed form.
 """
 
 import equinox as eqx
@@ -89,9 +90,7 @@ class Mixer(eqx.Module):
         self.leave = _scaled(eqx.nn.Linear(width, patch**2 * outputs, key=keys[4]), 0.0)
         self.shape, self.patch = shape, patch
 
-    def __call__(
-        self, level: Scalar, x: Float[Array, "pixel feature"], *, key: Key | None = None
-    ) -> Float[Array, "pixel output"]:
+    def __call__(self, level: Scalar, x: Float[Array, "pixel feature"], *, key: Key | None = None) -> Float[Array, "pixel output"]:
         """The output at log signal-to-noise ratio `level`; with a key, units drop out."""
         waves = level * jnp.exp(jnp.linspace(jnp.log(0.06), jnp.log(2.0), _FREQUENCIES, dtype=x.dtype))
         mood = self.embed(jnp.concatenate([jnp.sin(waves), jnp.cos(waves)]))
@@ -166,9 +165,7 @@ class ScoreNetwork(eqx.Module):
         network_key, trust_key = jr.split(key)
         outputs = 1 if cells is None else 2 + cells.log_weights.shape[1]
         features = 3 if cells is None else 6
-        self.network = Mixer(
-            shape, features, outputs, patch=patch, width=width, depth=depth, dropout=dropout, key=network_key
-        )
+        self.network = Mixer(shape, features, outputs, patch=patch, width=width, depth=depth, dropout=dropout, key=network_key)
         self.trust = _scaled(eqx.nn.Linear(2 * _FREQUENCIES, dim, key=trust_key), 0.0)
 
     def __call__(self, t: Scalar, x: Float[Array, " dim"], *, key: Key | None = None) -> Float[Array, " dim"]:

@@ -1,6 +1,6 @@
 """Samplers: the reversed process as an SDE, and the probability flow as an ODE."""
 
-from typing import ClassVar
+from typing import Any, cast, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -38,7 +38,7 @@ class Ancestral(AbstractGaussianStepper):
         require(good, "dynamics", "be a noising process `Reversed` for `Ancestral`", type(dynamics).__name__)
         return x0s
 
-    def increment(self, dynamics, t0, t1, x0):
+    def increment(self, dynamics: Any, t0, t1, x0):
         noisy, clean = dynamics.horizon - t0, dynamics.horizon - t1
         factor, added = dynamics.forward.transition(clean, noisy)
         mean = (x0 + added * dynamics.score(noisy, x0)) / factor
@@ -54,7 +54,7 @@ def sample_sde(
     noising: AbstractDynamics,
     score: Score,
     n: int,
-    ts: Float[ArrayLike, " time"],
+    ts: ArrayLike,
     *,
     prior: AbstractDistribution,
     stepper: AbstractStepper | None = None,
@@ -112,6 +112,6 @@ def _flow(flow, xs, duration, rtol, atol):
         solution = diffrax.diffeqsolve(
             term, diffrax.Tsit5(), jnp.zeros_like(duration), duration, None, x, stepsize_controller=controller, max_steps=None
         )
-        return solution.ys[-1]
+        return cast(Array, solution.ys)[-1]
 
     return jax.vmap(solve)(xs)

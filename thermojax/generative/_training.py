@@ -11,7 +11,8 @@ from thermojax.dynamics import AbstractNoising
 
 
 class ScoreMatching(eqx.Module):
-    r"""The conditional path KL, $\int\tfrac12\sigma_t^2\,\langle\lVert s_\theta - \nabla\ln p(x_t|x_0)\rVert^2\rangle\,dt$, on a batch of data.
+    r"""The conditional path KL, $\int\tfrac12\sigma_t^2\,\langle\lVert s_\theta - \nabla\ln p(x_t|x_0)\rVert^2\rangle\,dt$, on a batch of
+    data.
 
     It is the part of the path-measure bound on the likelihood that depends on the score, so that training minimises what `audit` reports.
     Times are stratified over the batch, and drawn more often where `focus` is larger, which leaves the mean as it is and changes only its
@@ -65,7 +66,7 @@ class ScoreMatching(eqx.Module):
 
 
 def denoising_rate(noising: AbstractNoising, score, t: Scalar, x0: Float[Array, " dim"], z: Float[Array, " dim"]) -> Scalar:
-    r"""$\tfrac12\sigma_t^2\lVert s_\theta(t, x_t) - \nabla\ln p(x_t|x_0)\rVert^2$ at $x_t = \alpha x_0 + \sqrt{v}\,z$, in nats per unit time."""
+    r"""$\tfrac12\sigma_t^2\lVert s_\theta(t, x_t) - \nabla\ln p(x_t|x_0)\rVert^2$ at $x_t = \alpha x_0 + \sqrt{v}\,z$, per unit time."""
     spread = jnp.sqrt(noising.variance(t))
     x = noising.alpha(t) * x0 + spread * z
     return 0.5 * noising.noise(t) ** 2 * jnp.sum((score(t, x) + z / spread) ** 2)

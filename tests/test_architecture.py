@@ -1,0 +1,76 @@
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import thermojax
+
+SRC = pathlib.Path(thermojax.__file__).parent
+ORDER = [
+    "_array",
+    "_check",
+    "potentials",
+    "protocols",
+    "baths",
+    "distributions",
+    "dynamics",
+    "steppers",
+    "exact",
+    "ensemble",
+    "functionals",
+    "estimators",
+    "optimize",
+    "generative",
+    "plots",
+    "experiments",
+    "store",
+    "speed",
+    "cli",
+]
+
+
+def files_of(name):
+    return sorted((SRC / name).rglob("*.py")) or [SRC / f"{name}.py"]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("thermojax"):
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_modules_import_only_what_comes_before_them(name):
+    for path in files_of(name):
+        for other in imports(path):
+            assert other == name or ORDER.index(other) < ORDER.index(name), f"{path} imports {other}"
+
+
+def test_every_module_has_its_place_in_the_reading_order():
+    found = {p.stem if p.is_file() else p.name for p in SRC.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert found - {"__init__"} == set(ORDER)
+
+
+def test_files_stay_readable():
+    long = {str(p): n for p in SRC.rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
+    assert not long
+
+
+def run_python(code, **env):
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True, capture_output=True, text=True).stdout
+
+
+def test_import_starts_no_backend_and_changes_no_configuration():
+    # With an unknown platform, touching the backend raises.
+    code = "import jax; before = dict(jax.config.values); import thermojax; assert before.items() <= jax.config.values.items()"
+    run_python(code, JAX_PLATFORMS="no_such_platform")
+
+
+def test_import_is_quick():
+    code = "import time; t = time.perf_counter(); import thermojax; print(time.perf_counter() - t)"
+    # The best of three, since other tests run at the same time.
+    assert min(float(run_python(code)) for _ in range(3)) < 2.0
