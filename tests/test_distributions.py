@@ -80,7 +80,7 @@ def check_normalised(density, log_prob):
     lines = [np.linspace(m - w, m + w, 601 if len(average) == 1 else 401) for m, w in zip(average, widths, strict=True)]
     grid = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines))
     cell = np.prod([line[1] - line[0] for line in lines])
-    total = float(jnp.sum(jnp.exp(jax.vmap(log_prob)(jnp.asarray(grid, float))))) * cell
+    total = float(np.sum(np.exp(jax.jit(jax.vmap(log_prob))(jnp.asarray(grid, float))))) * cell
     assert abs(total - 1) < max(1e-8, rounding(steps=10)), f"the density integrates to {total}"
 
 
@@ -148,7 +148,7 @@ def check_sample(density, xs):
 
 @every_distribution
 def test_samples_have_the_right_mean_and_covariance(key, density):
-    check_sample(density, density.sample(20_000, key=key))
+    check_sample(density, jax.jit(lambda k: density.sample(20_000, key=k))(key))
 
 
 @pytest.mark.parametrize("wrong", [lambda xs: xs + 0.1, lambda xs: 1.1 * xs, lambda xs: xs[:, ::-1]], ids=["shift", "scale", "order"])
@@ -243,13 +243,13 @@ def test_a_mixture_of_one_component_is_that_gaussian():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dim", [1, 2, 16])
+@pytest.mark.parametrize("dim", [1, 16])
 def test_entropy_is_that_of_scipy_and_the_mean_surprise(key, shape, dim):
     density = gaussian(shape, dim)
     _, means, covariances = components(density)
     assert float(density.entropy()) == pytest.approx(multivariate_normal(means[0], covariances[0]).entropy(), rel=rounding(steps=10))
-    xs = density.sample(5000, key=key)
-    assert_estimate(estimate(-jax.vmap(density.log_prob)(xs)), density.entropy())
+    surprises = jax.jit(lambda k: -jax.vmap(density.log_prob)(density.sample(5000, key=k)))
+    assert_estimate(estimate(surprises(key)), density.entropy())
 
 
 def test_standard_normal_is_standard():

@@ -18,19 +18,19 @@ def require(condition: bool, name: str, rule: str, got: object) -> None:
         raise ValueError(f"`{name}` must {rule}, got {got}.")
 
 
-def ensure(value: T, good: Array, name: str, rule: str, got: Any) -> T:
+def ensure(value: T, good: Any, name: str, rule: str, got: Any) -> T:
     """Return `value` if `good` holds; the same sentence at once for known numbers, at run time for traced ones."""
-    good = jnp.all(good)
     if isinstance(good, Tracer):
-        return eqx.error_if(value, ~good, f"`{name}` must {rule}.")
-    if not bool(good):
+        return eqx.error_if(value, ~jnp.all(good), f"`{name}` must {rule}.")
+    if not np.all(good):
         require(False, name, rule, _show(got))
     return value
 
 
 def check_positive(value: Array, name: str) -> Array:
     """Return `value` if it is positive everywhere and finite."""
-    return ensure(value, jnp.isfinite(value) & (value > 0), name, "be positive", value)
+    xp = library_of(value)
+    return ensure(value, xp.isfinite(value) & (xp.asarray(value) > 0), name, "be positive", value)
 
 
 def check_times(ts: Any) -> Array:
@@ -39,8 +39,7 @@ def check_times(ts: Any) -> Array:
     if jnp.iscomplexobj(ts):
         raise TypeError(f"`ts` must be real, got {ts.dtype}.")
     require(ts.ndim == 1 and ts.shape[0] > 1, "ts", "be a vector of at least two times", f"shape {ts.shape}")
-    steps = ts[1:] - ts[:-1]
-    return ensure(ts, steps > 0, "ts", "increase strictly (every time step positive)", ts)
+    return ensure(ts, library_of(ts).diff(ts) > 0, "ts", "increase strictly (every time step positive)", ts)
 
 
 def check_states(x0s: Any) -> Array:
@@ -50,6 +49,11 @@ def check_states(x0s: Any) -> Array:
         raise TypeError(f"`x0s` must be real, got {x0s.dtype}.")
     require(x0s.ndim == 2 and x0s.size > 0, "x0s", "have shape (sample, dim)", f"shape {x0s.shape}")
     return x0s if jnp.issubdtype(x0s.dtype, jnp.floating) else x0s.astype(float)
+
+
+def library_of(value: Any) -> Any:
+    """NumPy for known numbers, which compiles nothing; JAX for traced ones."""
+    return jnp if isinstance(value, Tracer) else np
 
 
 def _show(value: Any) -> str:

@@ -45,12 +45,7 @@ class Estimate(NamedTuple):
 
 def mean(values: Float[Array, " sample"]) -> Estimate:
     """The mean of independent samples."""
-    values, good, count = _finite(values, "values")
-    average = jnp.sum(values) / count
-    spread = jnp.sum(jnp.where(good, (values - average) ** 2, 0.0)) / (count - 1)
-    excluded = jnp.sum(~good)
-    trustworthy = (excluded == 0) & (count >= 30)
-    return Estimate(average, jnp.sqrt(spread / count), count, trustworthy, count, excluded)
+    return _mean(*_finite(values, "values"))
 
 
 def exponential_mean(ratios: Float[Array, " sample"]) -> Estimate:
@@ -152,6 +147,15 @@ def _weigh(ratios, good, count):
 
 
 @jax.jit
+def _mean(values, good, count):
+    average = jnp.sum(values) / count
+    spread = jnp.sum(jnp.where(good, (values - average) ** 2, 0.0)) / (count - 1)
+    excluded = jnp.sum(~good)
+    trustworthy = (excluded == 0) & (count >= 30)
+    return Estimate(average, jnp.sqrt(spread / count), count, trustworthy, count, excluded)
+
+
+@jax.jit
 def _bar(ahead, good, n, back, fine, m, beta):
     shift = jnp.log(n / m)
 
@@ -192,8 +196,13 @@ def _finite(values, name):
     """The samples with zeros for those that are not finite, which ones are, and how many."""
     values = jnp.asarray(values)
     require(values.ndim == 1 and values.shape[0] >= 2, name, "be a vector of at least two samples", f"shape {values.shape}")
+    values, good, count = _masked(values)
+    return ensure(values, count >= 2, name, "hold at least two finite samples", f"{values.shape[0]} of which too few are"), good, count
+
+
+@jax.jit
+def _masked(values):
     good = jnp.isfinite(values)
-    values = ensure(values, jnp.sum(good) >= 2, name, "hold at least two finite samples", f"{values.shape[0]} of which too few are")
     return jnp.where(good, values, 0.0), good, jnp.sum(good).astype(values.dtype)
 
 

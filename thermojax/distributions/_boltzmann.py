@@ -147,13 +147,9 @@ def gaussian_equilibrium(potential: Potential, lam: ArrayLike, *, beta: ArrayLik
     Raises:
         ValueError: if the Hessian is not positive definite (`eqx.EquinoxRuntimeError` under `jit`).
     """
-    lam, beta, origin = as_float(lam), as_scalar(beta), jnp.zeros(dim)
-    hessian = jax.hessian(lambda x: energy(potential, x, lam))(origin)
-    smallest = jnp.min(jnp.linalg.eigvalsh(hessian))
+    mean, covariance, smallest = _quadratic_fit(potential, as_float(lam), as_scalar(beta), dim)
     rule = "be normalisable as a Boltzmann weight (every eigenvalue of its Hessian positive)"
-    hessian = ensure(hessian, smallest > 0, "potential", rule, f"an eigenvalue {smallest}")
-    inverse = jnp.linalg.inv(hessian)
-    return Gaussian(-inverse @ jax.grad(lambda x: energy(potential, x, lam))(origin), 0.5 * (inverse + inverse.T) / beta)
+    return Gaussian(mean, ensure(covariance, smallest > 0, "potential", rule, f"an eigenvalue {smallest}"))
 
 
 def grid_equilibrium(
@@ -198,13 +194,27 @@ def free_energy(potential: Potential, lam: ArrayLike, *, beta: ArrayLike = 1.0, 
     return energy(potential, density.mean, as_float(lam)) + density.log_prob(density.mean) / as_scalar(beta)
 
 
+@eqx.filter_jit
+def _quadratic_fit(potential, lam, beta, dim):
+    """Mean and covariance of the Boltzmann density of a quadratic potential, and the smallest eigenvalue of its Hessian."""
+    value = lambda x: energy(potential, x, lam)
+    hessian = jax.hessian(value)(jnp.zeros(dim))
+    inverse = jnp.linalg.inv(hessian)
+    mean = -inverse @ jax.grad(value)(jnp.zeros(dim))
+    return mean, 0.5 * (inverse + inverse.T) / beta, jnp.linalg.eigvalsh(hessian)[0]
+
+
+@eqx.filter_jit
+def _hessians(potential, lam, places):
+    return jax.vmap(jax.hessian(lambda x: energy(potential, x, lam)))(places)
+
+
 def _is_quadratic(potential, lam, dim):
     """Whether the Hessian is the same at a few places near and far, to rounding."""
-    hessian = jax.hessian(lambda x: energy(potential, x, lam))
     places = np.random.default_rng(0).normal(size=(6, dim)) * np.array([[0.0], [0.3], [1.0], [3.0], [30.0], [1000.0]])
-    found = jax.vmap(hessian)(jnp.asarray(places, dtype=float))
-    scale = jnp.max(jnp.abs(found))
-    return bool(jnp.isfinite(scale) & jnp.all(jnp.abs(found - found[:1]) <= 100 * jnp.finfo(found.dtype).eps * scale))
+    found = np.asarray(_hessians(potential, lam, jnp.asarray(places, dtype=float)))
+    scale = np.max(np.abs(found))
+    return bool(np.isfinite(scale) and np.all(np.abs(found - found[0]) <= 100 * np.finfo(found.dtype).eps * scale))
 
 
 def _confining_box(potential, lam, beta, dim) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import as_float, Scalar
-from thermojax._check import ensure, require
+from thermojax._check import check_positive, ensure, library_of, require
 
 
 class AbstractDistribution(eqx.Module):
@@ -76,7 +76,7 @@ class GaussianMixture(AbstractDistribution):
         require(self.means.ndim == 2, "means", "have shape (component, dim)", f"shape {self.means.shape}")
         components = self.means.shape[:1]
         require(self.weights.shape == components, "weights", f"have shape {components}", f"shape {self.weights.shape}")
-        ensure(self.weights, self.weights > 0, "weights", "be positive", self.weights)
+        check_positive(self.weights, "weights")
         shape = self.covariances.shape
         require(shape[:1] == components, "covariances", f"have {components[0]} components", f"shape {shape}")
         _check_covariance(self.covariances, self.means.shape[1:], name="covariances", components=components)
@@ -126,11 +126,10 @@ def _check_covariance(covariance, shape, *, name="covariance", components=()):
     allowed = (components, components + shape, components + shape * 2)
     require(covariance.shape in allowed, name, f"have one of the shapes {allowed}", f"shape {covariance.shape}")
     if covariance.ndim < len(components) + 2:
-        ensure(covariance, covariance > 0, name, "be positive", covariance)
+        check_positive(covariance, name)
     else:
-        # The Cholesky factor is NaN where the matrix is not positive definite.
-        definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(covariance)))
-        ensure(covariance, definite, name, "be positive definite", covariance)
+        smallest = library_of(covariance).linalg.eigvalsh(covariance)[..., 0]
+        ensure(covariance, smallest > 0, name, "be positive definite", covariance)
 
 
 def _log_normal(x, covariance):

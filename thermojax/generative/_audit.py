@@ -24,7 +24,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import Scalar
-from thermojax._check import check_states, check_times, require
+from thermojax._check import check_states, check_times, ensure, require
 from thermojax.distributions import Gaussian, standard_normal
 from thermojax.dynamics import AbstractNoising, Reversed, Score
 from thermojax.ensemble import accumulate
@@ -92,9 +92,10 @@ def audit(
     """
     data = check_states(data)
     require(levels >= 1, "levels", "be at least 1", levels)
-    edges = jnp.linspace(jnp.asarray(start, data.dtype), jnp.asarray(horizon, data.dtype), levels + 1)
+    edges = check_times(jnp.linspace(jnp.asarray(start, data.dtype), jnp.asarray(horizon, data.dtype), levels + 1))
+    edges = _check_noise(noising, edges, "start")
     prior = standard_normal(data.shape[1]) if prior is None else prior
-    return _audit(score, noising, data, prior, check_times(edges), key)
+    return _audit(score, noising, data, prior, edges, key)
 
 
 def path_bound(
@@ -122,7 +123,7 @@ def path_bound(
         key: Random key.
     """
     data, ts = check_states(data), check_times(ts)
-    ts = ts.astype(data.dtype)
+    ts = _check_noise(noising, ts.astype(data.dtype), "ts[0]")
     prior = standard_normal(data.shape[1]) if prior is None else prior
     first_key, path_key = jr.split(key)
     zs = jr.normal(first_key, data.shape, data.dtype)
@@ -205,3 +206,8 @@ def _decoding(noising, score, t, x0, z):
     missed = z + spread * score(t, noising.alpha(t) * x0 + spread * z)
     log_scale = jnp.log(spread) - noising.log_alpha(t)
     return 0.5 * jnp.sum(missed**2) + x0.shape[0] * (log_scale + 0.5 * jnp.log(2 * jnp.pi))
+
+
+def _check_noise(noising, ts, name):
+    rule = "be a time at which the process has noise: the bound starts there"
+    return ensure(ts, noising.variance(ts[0]) > 0, name, rule, ts[0])
