@@ -55,3 +55,17 @@ class LinearBeta(AbstractBath):
 
     def __call__(self, t):
         return self.start + (self.stop - self.start) * jnp.clip(t / self.duration, 0.0, 1.0)
+
+
+class ConstantMobility(eqx.Module):
+    """A mobility that does not change."""
+
+    mobility: Array = eqx.field(converter=as_float, default=1.0)
+    r"""$\mu$, a number or one per coordinate."""
+
+    def __check_init__(self):
+        check_positive(self.mobility, "mobility")
+
+    def __call__(self, t):
+        del t
+        return self.mobility

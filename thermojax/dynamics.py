@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from thermojax._array import as_float, as_scalar, Scalar
+from thermojax._array import as_scalar, Scalar
 from thermojax._check import check_positive
-from thermojax.baths import Bath, Isothermal
+from thermojax.baths import Bath, ConstantMobility, Isothermal
 from thermojax.distributions import Gaussian, GaussianMixture
 from thermojax.potentials import energy, force, Potential
 from thermojax.protocols import Protocol
@@ -43,20 +43,6 @@ class AbstractDynamics(eqx.Module):
 
 def _as_mobility(value: "ArrayLike | Callable[[Array], Array]") -> "Callable[[Array], Array]":
     return value if callable(value) else ConstantMobility(value)
-
-
-class ConstantMobility(eqx.Module):
-    """A mobility that does not change."""
-
-    mobility: Array = eqx.field(converter=as_float, default=1.0)
-    r"""$\mu$, a number or one per coordinate."""
-
-    def __check_init__(self):
-        check_positive(self.mobility, "mobility")
-
-    def __call__(self, t):
-        del t
-        return self.mobility
 
 
 class Overdamped(AbstractDynamics):
