@@ -259,6 +259,12 @@ def test_bad_values_are_found_under_jit_too(key):
         jax.block_until_ready(run(jnp.array([0.0, 1.0, 0.5])))
 
 
+def test_times_that_single_precision_cannot_tell_apart_are_refused(key):
+    ts = jnp.linspace(1e6, 1e6 + 1, 1001)
+    with pytest.raises(ValueError, match="`ts` must increase strictly"):
+        simulate(harmonic(), jnp.ones((3, 1), jnp.float32), ts, key=key)
+
+
 def test_a_missing_key_and_an_unknown_argument_are_errors(key):
     with pytest.raises(TypeError, match="key"):
         simulate(harmonic(), jnp.ones((3, 1)), jnp.array(TS))

@@ -85,6 +85,12 @@ def test_at_constant_temperature_reduced_work_is_beta_times_work(key):
     assert abs(reduced - 1.3 * plain) < rounding(10, len(ts))
 
 
+def test_plain_numbers_and_lambdas_are_legal_baths_protocols_and_mobilities(key):
+    plain = Overdamped(lambda x, lam: jnp.sum((x - lam) ** 2), lambda t: 0.5, lambda t: 2.0, lambda t: 3.0)
+    _, (heats, entropies) = accumulate((heat, medium_entropy), plain, jnp.ones((4, 1)), jnp.linspace(0.0, 0.1, 4), key=key)
+    assert jnp.max(jnp.abs(entropies - 2.0 * heats)) < rounding(10, 4)
+
+
 def test_a_jump_of_the_control_costs_one_sudden_switch():
     trap = Harmonic(2.0)
     path = jnp.array([[0.3], [0.3]])  # one step in which nothing moves

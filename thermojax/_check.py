@@ -33,12 +33,13 @@ def check_positive(value: Array, name: str) -> Array:
     return ensure(value, xp.isfinite(value) & (xp.asarray(value) > 0), name, "be positive", value)
 
 
-def check_times(ts: Any) -> Array:
-    """Return the time grid `ts` as an array if it increases strictly."""
+def check_times(ts: Any, dtype: Any = None) -> Array:
+    """Return the time grid `ts` as an array, of type `dtype` if given, if it increases strictly in that precision."""
     ts = jnp.asarray(ts)
     if jnp.iscomplexobj(ts):
         raise TypeError(f"`ts` must be real, got {ts.dtype}.")
     require(ts.ndim == 1 and ts.shape[0] > 1, "ts", "be a vector of at least two times", f"shape {ts.shape}")
+    ts = ts if dtype is None else ts.astype(dtype)
     return ensure(ts, library_of(ts).diff(ts) > 0, "ts", "increase strictly (every time step positive)", ts)
 
 

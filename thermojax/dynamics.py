@@ -171,7 +171,7 @@ class LogSnrLinear(AbstractNoising):
     the score error itself. At $t = 0$ the data already carry noise of variance $v(0) \approx e^{-\gamma(0)}$.
 
     Reference:
-        D. P. Kingma et al., Variational diffusion models, arXiv:2107.00630 (2021), sec. 3.2.
+        D. P. Kingma et al., Variational diffusion models, arXiv:2107.00630 (2021).
     """
 
     start: Scalar = eqx.field(converter=as_scalar, default=12.0)

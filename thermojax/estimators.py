@@ -74,7 +74,7 @@ def jarzynski(work: Float[Array, " sample"], *, beta: ArrayLike) -> Estimate:
         ValueError: if `beta` is not one positive number; a changing bath needs `exponential_mean` of the reduced work.
 
     Reference:
-        C. Jarzynski, Phys. Rev. Lett. 78, 2690 (1997), eq. (2).
+        C. Jarzynski, Phys. Rev. Lett. 78, 2690 (1997), eq. (2b).
     """
     beta = _one_beta(beta)
     log_mean, relative, ess, count, excluded, index = _exponential(beta * work, "work")
@@ -96,8 +96,7 @@ def bar(forward: Float[Array, " n"], backward: Float[Array, " m"], *, beta: Arra
         ValueError: if `beta` is not one positive number, or a side has no finite sample.
 
     Reference:
-        C. H. Bennett, J. Comput. Phys. 22, 245 (1976), eqs. (12); M. R. Shirts et al., Phys. Rev. Lett. 91, 140601 (2003), eqs. (8) and
-        (10).
+        C. H. Bennett, J. Comput. Phys. 22, 245 (1976), eqs. (12); the error bar: M. R. Shirts et al., Phys. Rev. Lett. 91, 140601 (2003).
     """
     beta = _one_beta(beta)
     return _bar(*_finite(beta * forward, "forward"), *_finite(beta * backward, "backward"), beta)

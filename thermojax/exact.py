@@ -14,7 +14,7 @@ def moving_trap_work(distance: ArrayLike, duration: ArrayLike, *, stiffness: Arr
     The work is Gaussian with variance $2\langle W\rangle/\beta$; the free energy does not change.
 
     Reference:
-        O. Mazonka, C. Jarzynski, arXiv:cond-mat/9912121 (1999), eq. (19).
+        O. Mazonka, C. Jarzynski, arXiv:cond-mat/9912121 (1999).
     """
     distance, duration, stiffness, mobility = map(as_float, (distance, duration, stiffness, mobility))
     a = mobility * stiffness * duration
@@ -25,7 +25,7 @@ def moving_trap_optimal_work(distance: ArrayLike, duration: ArrayLike, *, stiffn
     r"""Least mean work of dragging a harmonic trap by $L$ in time $\tau$: $kL^2/(2 + \mu k\tau)$.
 
     Reference:
-        T. Schmiedl, U. Seifert, Phys. Rev. Lett. 98, 108301 (2007), eq. (9).
+        T. Schmiedl, U. Seifert, Phys. Rev. Lett. 98, 108301 (2007), first case study.
     """
     distance, duration, stiffness, mobility = map(as_float, (distance, duration, stiffness, mobility))
     return stiffness * distance**2 / (2 + mobility * stiffness * duration)
@@ -37,7 +37,7 @@ def moving_trap_optimal_protocol(
     r"""The protocol of least work, $\lambda(t) = L(1 + \mu kt)/(2 + \mu k\tau)$, with jumps of $L/(2 + \mu k\tau)$ at both ends.
 
     Reference:
-        T. Schmiedl, U. Seifert, Phys. Rev. Lett. 98, 108301 (2007), eq. (8).
+        T. Schmiedl, U. Seifert, Phys. Rev. Lett. 98, 108301 (2007), first case study.
     """
     distance, duration, stiffness, mobility = map(as_float, (distance, duration, stiffness, mobility))
     jump = distance / (2 + mobility * stiffness * duration)
@@ -50,7 +50,7 @@ def breathing_trap_optimal_work(
     r"""Least mean work of changing the stiffness of a harmonic trap in time $\tau$, from equilibrium in one dimension.
 
     Reference:
-        T. Schmiedl, U. Seifert, Phys. Rev. Lett. 98, 108301 (2007), eqs. (15)-(18).
+        T. Schmiedl, U. Seifert, Phys. Rev. Lett. 98, 108301 (2007), second case study.
     """
     start, stop, duration, beta, mobility = map(as_float, (start, stop, duration, beta, mobility))
     tau = mobility * duration

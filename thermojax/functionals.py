@@ -18,7 +18,7 @@ at both ends (`path_log_ratio`) it is $\ell = \ln dP/dQ$ with $\langle e^{-\ell}
 what `log_ratio` has more than $\beta$ times the heat is the shadow work of the step size.
 
 References:
-    G. E. Crooks, J. Stat. Phys. 90, 1481 (1998), eqs. (2)-(8). K. Sekimoto, Stochastic Energetics (2010), ch. 4.
+    G. E. Crooks, J. Stat. Phys. 90, 1481 (1998). K. Sekimoto, Stochastic Energetics (2010), ch. 4.
     U. Seifert, Rep. Prog. Phys. 75, 126001 (2012), sec. 2. D. A. Sivak, J. D. Chodera, G. E. Crooks, Phys. Rev. X 3, 011007 (2013).
 """
 
@@ -212,7 +212,7 @@ def _controls(step):
 def _beta(step, t):
     beta = _driven(step).bath(t)
     rule = "return one beta for all coordinates here; use `medium_entropy_stratonovich` or `log_ratio` between several baths"
-    require(beta.ndim == 0, "bath", rule, f"shape {beta.shape}")
+    require(jnp.ndim(beta) == 0, "bath", rule, f"shape {jnp.shape(beta)}")
     return beta
 
 

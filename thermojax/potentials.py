@@ -8,16 +8,17 @@ $k_B = 1$; the force is $F = -\nabla_x V$.
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import as_float, as_scalar, Scalar
 from thermojax._check import require
 
-Potential = Callable[[Array, Array], Array]
+Potential = Callable[[Array, Any], Array]
 
 
 class AbstractPotential(eqx.Module):
@@ -104,7 +105,7 @@ class Sum(AbstractPotential):
         return total
 
 
-def energy(potential: Potential, x: Float[Array, " dim"], lam: Float[Array, "..."]) -> Scalar:
+def energy(potential: Potential, x: Float[Array, " dim"], lam: ArrayLike) -> Scalar:
     """The energy of one configuration.
 
     Raises:
@@ -115,7 +116,7 @@ def energy(potential: Potential, x: Float[Array, " dim"], lam: Float[Array, "...
     return value
 
 
-def force(potential: Potential, x: Float[Array, " dim"], lam: Float[Array, "..."]) -> Float[Array, " dim"]:
+def force(potential: Potential, x: Float[Array, " dim"], lam: ArrayLike) -> Float[Array, " dim"]:
     r"""The force $F = -\nabla_x V(x, \lambda)$ on one configuration.
 
     Raises:

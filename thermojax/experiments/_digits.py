@@ -256,8 +256,9 @@ def _draw_rates(held):
     figure, (ax,) = panels()
     snr = np.asarray(NOISING.log_snr(held.ts))
     unit = DIM * float(NOISING.start - NOISING.stop)
-    for name, colour in (("system", "first"), ("exchange", "second"), ("intrinsic", "exact")):
-        ax.plot(snr, np.asarray(getattr(held, name)) / unit, color=COLOURS[colour], label=name)
+    # Images near equilibrium exchange next to nothing: system and intrinsic rate all but coincide, so one is dashed.
+    for name, colour, style in (("system", "first", "-"), ("exchange", "second", "-"), ("intrinsic", "exact", "--")):
+        ax.plot(snr, np.asarray(getattr(held, name)) / unit, style, color=COLOURS[colour], label=name)
     ax.axhline(0, color=COLOURS["faint"], linewidth=0.8)
     ax.invert_xaxis()
     ax.set(xlabel="log signal-to-noise ratio", ylabel="entropy rate (nats / dim / unit)")
