@@ -71,6 +71,6 @@ def test_import_starts_no_backend_and_changes_no_configuration():
 
 
 def test_import_is_quick():
-    code = "import time; t = time.perf_counter(); import thermojax; print(time.perf_counter() - t)"
-    # The best of three, since other tests run at the same time.
-    assert min(float(run_python(code)) for _ in range(3)) < 2.0
+    # Processor time, since other tests run at the same time.
+    code = "import time; t = time.process_time(); import thermojax; print(time.process_time() - t)"
+    assert min(float(run_python(code)) for _ in range(2)) < 2.0

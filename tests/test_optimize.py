@@ -1,4 +1,5 @@
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -33,7 +34,8 @@ def descend(loss, ramp, key, *, steps=150, rate=0.1, **options):
 
 
 def test_closed_forms_are_the_tabulated_numbers():
-    # Reference values: closed forms evaluated to twelve digits.
+    # Reference values: closed forms evaluated to twelve digits. A short ramp loses two digits to cancellation.
+    rel = 1e-10 if jax.config.jax_enable_x64 else 2e-5
     for row, ramp, least in (
         ((5, 1, 1, 1), 9.19698602929, 8.33333333333),
         ((1, 0.1, 1, 1), 0.483741803596, 0.476190476190),
@@ -42,12 +44,12 @@ def test_closed_forms_are_the_tabulated_numbers():
     ):
         distance, duration, stiffness, mobility = row
         scales = {"stiffness": stiffness, "mobility": mobility}
-        assert exact.moving_trap_work(distance, duration, **scales) == pytest.approx(ramp, rel=2e-6)
-        assert exact.moving_trap_optimal_work(distance, duration, **scales) == pytest.approx(least, rel=1e-6)
+        assert exact.moving_trap_work(distance, duration, **scales) == pytest.approx(ramp, rel=rel)
+        assert exact.moving_trap_optimal_work(distance, duration, **scales) == pytest.approx(least, rel=rel)
     for row, least in (((1, 2, 1), 0.402918361125), ((1, 5, 1), 1.056537941924), ((2, 1, 1), -0.302575395069)):
-        assert exact.breathing_trap_optimal_work(*row) == pytest.approx(least, rel=1e-5)
+        assert exact.breathing_trap_optimal_work(*row) == pytest.approx(least, rel=rel)
     for steps, expected in ((1, 0.5), (10, 0.369239139502), (100, 0.367893042136)):
-        assert exact.annealed_trap_work(steps, 1, 1) == pytest.approx(expected, rel=1e-5)
+        assert exact.annealed_trap_work(steps, 1, 1) == pytest.approx(expected, rel=rel)
 
 
 @pytest.mark.parametrize("steps", [1, 10])
