@@ -12,6 +12,7 @@ SRC = pathlib.Path(thermojax.__file__).parent
 ORDER = [
     "_array",
     "_check",
+    "phase",
     "potentials",
     "protocols",
     "baths",
@@ -22,6 +23,9 @@ ORDER = [
     "ensemble",
     "functionals",
     "estimators",
+    "fokker_planck",
+    "switching",
+    "theorems",
     "optimize",
     "generative",
     "plots",

@@ -43,15 +43,6 @@ def check_times(ts: Any, dtype: Any = None) -> Array:
     return ensure(ts, library_of(ts).diff(ts) > 0, "ts", "increase strictly (every time step positive)", ts)
 
 
-def check_states(x0s: Any) -> Array:
-    """Return initial configurations as a floating-point array of shape ``(sample, dim)``."""
-    x0s = jnp.asarray(x0s)
-    if jnp.iscomplexobj(x0s):
-        raise TypeError(f"`x0s` must be real, got {x0s.dtype}.")
-    require(x0s.ndim == 2 and x0s.size > 0, "x0s", "have shape (sample, dim)", f"shape {x0s.shape}")
-    return x0s if jnp.issubdtype(x0s.dtype, jnp.floating) else x0s.astype(float)
-
-
 def library_of(value: Any) -> Any:
     """NumPy for known numbers, which compiles nothing; JAX for traced ones."""
     return jnp if isinstance(value, Tracer) else np

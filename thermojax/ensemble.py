@@ -22,9 +22,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key, PyTree
 
 from thermojax._array import cast, Scalar
-from thermojax._check import check_states, check_times, ensure, require
-from thermojax.dynamics import AbstractDynamics
-from thermojax.steppers import AbstractStepper, EulerMaruyama
+from thermojax._check import check_times, ensure, require
+from thermojax.dynamics import AbstractDynamics, Underdamped
+from thermojax.phase import check_states, first_of, Phase, position_of, State, States
+from thermojax.steppers import AbstractStepper, advance, EulerMaruyama, Splitting
 
 
 class Step(NamedTuple):
@@ -34,8 +35,10 @@ class Step(NamedTuple):
     dynamics: Any
     t0: Scalar
     t1: Scalar
-    x0: Float[Array, " dim"]
-    x1: Float[Array, " dim"]
+    x0: State
+    x1: State
+    zs: Float[Array, "normal dim"] | None = None
+    """The normals that drove the step; none for a stored path."""
 
     @property
     def t(self) -> Scalar:
@@ -48,21 +51,21 @@ Functional = Callable[[Step], Array]
 
 def simulate(
     dynamics: AbstractDynamics,
-    x0s: ArrayLike,
+    x0s: ArrayLike | Phase,
     ts: ArrayLike,
     *,
     substeps: int = 1,
     stepper: AbstractStepper | None = None,
     key: Key,
-) -> Float[Array, "time sample dim"]:
+) -> Float[Array, "time sample dim"] | Phase:
     """Trajectories of independent particles at the times `ts`.
 
     Args:
         dynamics: What moves; see `thermojax.dynamics`.
-        x0s: Initial configurations, shape ``(sample, dim)``, at ``ts[0]``.
+        x0s: Initial configurations, shape ``(sample, dim)``, at ``ts[0]``; a `Phase` of such arrays for underdamped dynamics.
         ts: Strictly increasing times at which the configurations are returned, shape ``(time,)``.
         substeps: Equal steps between two of these times.
-        stepper: One-step kernel; `EulerMaruyama` if omitted.
+        stepper: One-step kernel; if omitted, `EulerMaruyama`, or for underdamped dynamics the `Splitting` "BAOAB".
         key: Random key of the whole ensemble; step k draws from ``fold_in(key, k)``.
 
     Returns:
@@ -79,26 +82,26 @@ def simulate(
 def accumulate(
     functionals: PyTree[Functional],
     dynamics: AbstractDynamics,
-    x0s: ArrayLike,
+    x0s: ArrayLike | Phase,
     ts: ArrayLike,
     *,
     stepper: AbstractStepper | None = None,
     segments: int = 1,
     key: Key,
-) -> tuple[Float[Array, "sample dim"], PyTree[Float[Array, "sample ..."]]]:
-    """Final configurations, and the sum of each functional along each path, in memory independent of ``len(ts)``.
+) -> tuple[States, PyTree[Float[Array, "sample ..."]]]:
+    """Final states, and the sum of each functional along each path, in memory independent of ``len(ts)``.
 
     Args:
         functionals: One functional of a `Step`, or a tuple, dictionary, … of them; see `thermojax.functionals`.
         dynamics: What moves.
         x0s: Initial configurations, shape ``(sample, dim)``, at ``ts[0]``.
         ts: Strictly increasing times, shape ``(time,)``; every interval is one step.
-        stepper: One-step kernel; `EulerMaruyama` if omitted.
+        stepper: One-step kernel; if omitted, `EulerMaruyama`, or for underdamped dynamics the `Splitting` "BAOAB".
         segments: Number of stretches that reverse-mode differentiation recomputes one by one, to save memory.
         key: Random key; the paths are those of `simulate` with the same key and grid.
 
     Returns:
-        The final configurations, and the sums in the structure of `functionals`.
+        The final states, and the sums in the structure of `functionals`.
 
     Raises:
         TypeError, ValueError: if shapes, times or temperatures have no meaning, or a functional does not fit the dynamics.
@@ -112,14 +115,15 @@ def along(
     functional: Functional,
     dynamics: AbstractDynamics,
     ts: Float[Array, " time"],
-    xs: Float[Array, "time dim"],
+    xs: Float[Array, "time dim"] | Phase,
     *,
     stepper: AbstractStepper | None = None,
 ) -> Array:
     """Sum of `functional` along one stored path, shape ``(time, dim)``, as made by `stepper`."""
-    stepper = EulerMaruyama() if stepper is None else stepper
+    stepper = stepper_for(dynamics) if stepper is None else stepper
     increments = jax.vmap(lambda t0, t1, x0, x1: functional(Step(stepper, dynamics, t0, t1, x0, x1)))
-    return jnp.sum(increments(ts[:-1], ts[1:], xs[:-1], xs[1:]), axis=0)
+    earlier, later = jax.tree.map(lambda a: a[:-1], xs), jax.tree.map(lambda a: a[1:], xs)
+    return jnp.sum(increments(ts[:-1], ts[1:], earlier, later), axis=0)
 
 
 def refine(ts: Float[Array, " time"], substeps: int) -> Float[Array, " finer"]:
@@ -129,19 +133,23 @@ def refine(ts: Float[Array, " time"], substeps: int) -> Float[Array, " finer"]:
     return jnp.append(fine.ravel(), ts[-1])
 
 
-def advance_block(
-    stepper: AbstractStepper, dynamics: AbstractDynamics, t0: Scalar, t1: Scalar, xs: Float[Array, "sample dim"], *, key: Key
-) -> Float[Array, "sample dim"]:
-    """One step of a block of independent particles; the noise of the whole block is drawn at once."""
-    zs = checkpoint_name(jr.normal(key, (xs.shape[0], stepper.normals, xs.shape[1]), xs.dtype), "normals")
-    return jax.vmap(ft.partial(stepper, dynamics, t0, t1))(xs, zs)
+def stepper_for(dynamics: Any) -> AbstractStepper:
+    """The stepper that is used if none is given."""
+    return Splitting() if isinstance(dynamics, Underdamped) else EulerMaruyama()
+
+
+def _normals(stepper, xs, key):
+    """The noise of one step of a block of particles, drawn at once."""
+    shape = position_of(xs).shape
+    return checkpoint_name(jr.normal(key, (shape[0], stepper.normals, shape[1]), position_of(xs).dtype), "normals")
 
 
 def _prepare(stepper, dynamics, x0s, ts):
     """Everything checked and in one precision."""
     x0s = check_states(x0s)
-    ts = check_times(ts, x0s.dtype)
-    stepper, dynamics = cast((EulerMaruyama() if stepper is None else stepper, dynamics), x0s.dtype)
+    dtype = position_of(x0s).dtype
+    ts = check_times(ts, dtype)
+    stepper, dynamics = cast((stepper_for(dynamics) if stepper is None else stepper, dynamics), dtype)
     bath = getattr(dynamics, "bath", None)
     if bath is not None:
         betas = jax.vmap(bath)(ts)
@@ -155,47 +163,51 @@ def _prepare(stepper, dynamics, x0s, ts):
 
 @eqx.filter_jit
 def _simulate(stepper, dynamics, x0s, ts, substeps, key):
-    def advance(xs, inputs):
+    def move(xs, inputs):
         t0, t1, step_key = inputs
-        return advance_block(stepper, dynamics, t0, t1, xs, key=step_key), None
+        return jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, _normals(stepper, xs, step_key)), None
 
     def interval(xs, inputs):
-        xs, _ = lax.scan(_sparing(advance), xs, inputs)
+        xs, _ = lax.scan(_sparing(move), xs, inputs)
         return xs, xs
 
     fine = refine(ts, substeps)
     steps = (fine[:-1], fine[1:], _step_keys(key, fine))
     _, later = lax.scan(interval, x0s, jax.tree.map(lambda a: a.reshape(-1, substeps), steps))
-    return jnp.concatenate([x0s[None], later])
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x0s, later)
 
 
 @eqx.filter_jit
 def _accumulate(functionals, stepper, dynamics, x0s, ts, segments, key):
-    def increments(t0, t1, x0, x1):
-        step = Step(stepper, dynamics, t0, t1, x0, x1)
+    def increments(t0, t1, x0, x1, zs):
+        step = Step(stepper, dynamics, t0, t1, x0, x1, zs)
         return jax.tree.map(lambda functional: functional(step), functionals, is_leaf=callable)
 
-    def advance(carry, inputs):
+    def move(carry, inputs):
         xs, totals = carry
         t0, t1, step_key = inputs
-        ys = advance_block(stepper, dynamics, t0, t1, xs, key=step_key)
-        gains = jax.vmap(ft.partial(increments, t0, t1))(xs, ys)
+        zs = _normals(stepper, xs, step_key)
+        ys = jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, zs)
+        gains = jax.vmap(ft.partial(increments, t0, t1))(xs, ys, zs)
         return (ys, jax.tree.map(jnp.add, totals, gains)), None
 
-    advance = _sparing(advance)
-    shapes = jax.eval_shape(jax.vmap(ft.partial(increments, ts[0], ts[1])), x0s, x0s)
+    move = _sparing(move)
+    normals = jax.ShapeDtypeStruct((stepper.normals, position_of(x0s).shape[1]), position_of(x0s).dtype)
+    x0 = first_of(x0s)
+    one = jax.eval_shape(ft.partial(increments, ts[0], ts[1]), x0, x0, normals)
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct((position_of(x0s).shape[0], *s.shape), s.dtype), one)
     carry = (x0s, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
     steps = (ts[:-1], ts[1:], _step_keys(key, ts))
-    return _scan_in_segments(advance, carry, steps, segments)
+    return _scan_in_segments(move, carry, steps, segments)
 
 
-def _sparing(advance):
-    """`advance` with only its carry and its normals stored for the backward pass.
+def _sparing(move):
+    """`move` with only its carry and its normals stored for the backward pass.
 
     Gradients of a quartic trap took 1.5 times as long with the normals drawn again, and 2.4 times with every intermediate stored.
     """
     policy = jax.checkpoint_policies.save_only_these_names("normals")
-    return jax.checkpoint(advance, prevent_cse=False, policy=policy)
+    return jax.checkpoint(move, prevent_cse=False, policy=policy)
 
 
 def _step_keys(key, ts):
@@ -206,17 +218,17 @@ def _step_keys(key, ts):
 _UNROLL = 2
 
 
-def _scan_in_segments(advance, carry, inputs, segments):
+def _scan_in_segments(move, carry, inputs, segments):
     """A scan whose backward pass recomputes one segment after the other; the last few steps form one of their own."""
     length = inputs[0].shape[0]
     if segments == 1:
-        return lax.scan(advance, carry, inputs, unroll=_UNROLL)[0]
+        return lax.scan(move, carry, inputs, unroll=_UNROLL)[0]
     size = -(-length // segments)
     whole = length // size
 
     def segment(carry, inputs):
-        return lax.scan(advance, carry, inputs)[0], None
+        return lax.scan(move, carry, inputs)[0], None
 
     head = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size), inputs)
     carry, _ = lax.scan(jax.checkpoint(segment, prevent_cse=False), carry, head)
-    return lax.scan(advance, carry, jax.tree.map(lambda a: a[whole * size :], inputs))[0]
+    return lax.scan(move, carry, jax.tree.map(lambda a: a[whole * size :], inputs))[0]

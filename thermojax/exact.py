@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from thermojax._array import as_float, Scalar
-from thermojax.protocols import PiecewiseLinear
+from thermojax.protocols import Kicked, PiecewiseLinear
 
 
 def moving_trap_work(distance: ArrayLike, duration: ArrayLike, *, stiffness: ArrayLike = 1.0, mobility: ArrayLike = 1.0) -> Scalar:
@@ -44,6 +44,22 @@ def moving_trap_optimal_protocol(
     return PiecewiseLinear(jnp.zeros_like(distance), jnp.stack([jump, distance - jump]), distance, duration)
 
 
+def inertial_trap_optimal_protocol(
+    distance: ArrayLike, duration: ArrayLike, *, stiffness: ArrayLike = 1.0, mobility: ArrayLike = 1.0
+) -> Kicked:
+    r"""The protocol of least work for a particle with inertia: the overdamped one, and kicks that bring the mean velocity at once to
+    $\mu kL/(2 + \mu k\tau)$ and, at the end, to rest.
+
+    Its work is `moving_trap_optimal_work`, whatever the mass.
+
+    Reference:
+        A. Gomez-Marin, T. Schmiedl, U. Seifert, J. Chem. Phys. 129, 024114 (2008).
+    """
+    inside = moving_trap_optimal_protocol(distance, duration, stiffness=stiffness, mobility=mobility)
+    speed = as_float(mobility) * as_float(stiffness) * inside.jumps[0]
+    return Kicked(inside, speed, -speed, duration)
+
+
 def breathing_trap_optimal_work(
     start: ArrayLike, stop: ArrayLike, duration: ArrayLike, *, beta: ArrayLike = 1.0, mobility: ArrayLike = 1.0
 ) -> Scalar:
@@ -73,3 +89,28 @@ def annealed_trap_work(
     memory = jnp.exp(-mobility * stiffness * duration / steps)
     lags = jump * memory * (1 - memory ** jnp.arange(steps, dtype=float)) / (1 - memory)
     return stiffness * jnp.sum(jump * lags + 0.5 * jump**2)
+
+
+def gaussian_transport(mean0: ArrayLike, covariance0: ArrayLike, mean1: ArrayLike, covariance1: ArrayLike) -> Scalar:
+    r"""Squared Wasserstein distance of two Gaussians, $|\Delta m|^2 + \mathrm{tr}[C_0 + C_1 - 2(C_1^{1/2}C_0C_1^{1/2})^{1/2}]$.
+
+    Divided by $D\tau$ it is the least entropy production of overdamped dynamics that takes one to the other in time $\tau$.
+
+    Args:
+        mean0: Mean of the first, shape ``(dim,)``.
+        covariance0: Covariance of the first, shape ``(dim, dim)``.
+        mean1: Mean of the second.
+        covariance1: Covariance of the second.
+
+    References:
+        D. C. Dowson, B. V. Landau, J. Multivar. Anal. 12, 450 (1982). E. Aurell et al., J. Stat. Phys. 147, 487 (2012).
+    """
+    mean0, covariance0, mean1, covariance1 = map(as_float, (mean0, covariance0, mean1, covariance1))
+    root = _root(covariance1)
+    overlap = jnp.sum(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(root @ covariance0 @ root), 0.0)))
+    return jnp.sum((mean1 - mean0) ** 2) + jnp.trace(covariance0) + jnp.trace(covariance1) - 2 * overlap
+
+
+def _root(covariance):
+    values, vectors = jnp.linalg.eigh(covariance)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None]) @ vectors.T

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray as Key, PyTree
 from thermojax._array import as_float, Scalar
 from thermojax._check import require
 from thermojax.distributions import AbstractDistribution
-from thermojax.dynamics import Overdamped
+from thermojax.dynamics import AbstractLangevin
 from thermojax.ensemble import accumulate
 from thermojax.functionals import log_ratio, path_log_ratio, work
 from thermojax.steppers import AbstractStepper
@@ -46,7 +46,7 @@ class Fit(NamedTuple):
 class MeanWork(eqx.Module):
     r"""Mean work of a protocol, $\langle W\rangle$ in Crooks' order, from configurations drawn anew for every key."""
 
-    dynamics: Overdamped
+    dynamics: AbstractLangevin
     """What moves; its protocol is replaced by the one to be judged."""
     initial: AbstractDistribution
     """Where the paths start: equilibrium under the first control."""
@@ -71,7 +71,7 @@ class MeanLogRatio(eqx.Module):
     With equilibrium densities at both ends it is the dissipated reduced work, shadow work included.
     """
 
-    dynamics: Overdamped
+    dynamics: AbstractLangevin
     """What moves; its protocol is replaced by the one to be judged."""
     initial: AbstractDistribution
     """Density of the first configuration under the forward measure."""

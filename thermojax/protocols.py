@@ -3,7 +3,8 @@ r"""Protocols: schedules $t \mapsto \lambda(t)$ of the control parameter.
 A protocol is any callable of one time. Optimal protocols of finite duration jump at both ends, so the classes here
 distinguish the value *at* an end from the value just inside: a protocol with jumps returns its first value at
 $t \le 0$ and its last at $t \ge \tau$, and in between what the jumps lead to. A stepper reads the clock inside its
-step (`thermojax.steppers`), so a jump at an end costs exactly the work of one sudden switch.
+step (`thermojax.steppers`), so a jump at an end costs exactly the work of one sudden switch. Those of underdamped
+dynamics also kick the velocity at both ends (`Kicked`).
 """
 
 import abc
@@ -88,13 +89,44 @@ class PiecewiseLinear(AbstractProtocol):
         left = jnp.clip(jnp.floor(position), 0, intervals - 1)
         below, above = self.knots[left.astype(int)], self.knots[left.astype(int) + 1]
         inside = below + (position - left) * (above - below)
-        # A grid that ends a rounding error before the duration has still come to the end.
-        slack = 8 * jnp.finfo(inside.dtype).eps * self.duration
-        return jnp.where(t <= slack, self.start, jnp.where(t >= self.duration - slack, self.stop, inside))
+        at_start, at_end = _at_ends(t, t, self.duration)
+        return jnp.where(at_start, self.start, jnp.where(at_end, self.stop, inside))
+
+
+class Kicked(AbstractProtocol):
+    r"""A protocol that also kicks the velocity at both ends, as the optimal protocols of underdamped dynamics do.
+
+    A kick changes every velocity at once, $v \to v + \Delta v$. In a harmonic trap it is what a delta function in $\lambda(t)$ does:
+    $\Delta v = (k/m)\int\lambda\,dt$ over the instant.
+
+    Reference:
+        A. Gomez-Marin, T. Schmiedl, U. Seifert, J. Chem. Phys. 129, 024114 (2008).
+    """
+
+    protocol: Protocol
+    """The control."""
+    first: Array = eqx.field(converter=as_float)
+    """Change of the velocity at time 0, a number or one per coordinate."""
+    last: Array = eqx.field(converter=as_float)
+    """Change of the velocity at time `duration`."""
+    duration: Scalar = eqx.field(converter=as_scalar, default=1.0)
+    """How long the protocol takes."""
+
+    def __check_init__(self):
+        _check_ends(self.first, self.last, self.duration)
+
+    def __call__(self, t):
+        return self.protocol(t)
+
+    def kicks(self, t0: Scalar, t1: Scalar) -> tuple[Array, Array]:
+        """The changes of the velocity at the beginning and at the end of a step from `t0` to `t1`."""
+        at_start, at_end = _at_ends(t0, t1, self.duration)
+        nothing = jnp.zeros_like(self.first)
+        return jnp.where(at_start, self.first, nothing), jnp.where(at_end, self.last, nothing)
 
 
 class Reverse(AbstractProtocol):
-    """The same protocol run backwards in time."""
+    """The same protocol run backwards in time: a state that it drove, with its velocity turned round, goes back where it came from."""
 
     protocol: Protocol
     """The protocol of the forward experiment."""
@@ -107,6 +139,17 @@ class Reverse(AbstractProtocol):
     def __call__(self, t):
         return self.protocol(self.duration - t)
 
+    def kicks(self, t0: Scalar, t1: Scalar) -> tuple[Array, Array] | None:
+        """The changes of the velocity at both ends of a step: those of the forward protocol in the other order."""
+        found = kicks(self.protocol, self.duration - t1, self.duration - t0)
+        return None if found is None else (found[1], found[0])
+
+
+def kicks(protocol: Protocol | None, t0: Scalar, t1: Scalar) -> tuple[Array, Array] | None:
+    """The changes of the velocity at the beginning and at the end of a step from `t0` to `t1`; None for a protocol without kicks."""
+    found = getattr(protocol, "kicks", None)
+    return None if found is None else found(t0, t1)
+
 
 def ramp_with_jumps(start: ArrayLike, stop: ArrayLike, duration: ArrayLike = 1.0, *, knots: int = 32) -> PiecewiseLinear:
     """The straight line as a `PiecewiseLinear` protocol: where an optimisation starts from (its jumps are zero)."""
@@ -118,3 +161,9 @@ def ramp_with_jumps(start: ArrayLike, stop: ArrayLike, duration: ArrayLike = 1.0
 def _check_ends(start, stop, duration):
     require(start.shape == stop.shape, "stop", f"have the shape of `start`, {start.shape}", f"shape {stop.shape}")
     check_positive(duration, "duration")
+
+
+def _at_ends(t0, t1, duration):
+    """Whether a step begins at the start and ends at the end: a grid that is a rounding error short has still come to the end."""
+    slack = 8 * jnp.finfo(duration.dtype).eps * duration
+    return t0 <= slack, t1 >= duration - slack

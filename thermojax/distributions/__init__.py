@@ -3,7 +3,8 @@ r"""Probability densities of one configuration: sampled, evaluated, and differen
 A density takes one configuration ``x`` of shape ``(dim,)``: ``log_prob(x)`` is a number, ``score(x)`` is
 $\nabla_x \ln p(x)$, and ``sample(n, key=key)`` returns independent draws of shape ``(n, dim)``. Gaussians and mixtures of
 Gaussians stay what they are under every linear map with Gaussian noise (`GaussianMixture.push`), so their exact scores are known at
-every time of a linear noising process. `equilibrium` returns the Boltzmann density of a potential.
+every time of a linear noising process. `equilibrium` returns the Boltzmann density of a potential, `phase_equilibrium` that of a
+`phase.Phase` of positions and velocities.
 """
 
 from thermojax.distributions._boltzmann import (
@@ -20,3 +21,4 @@ from thermojax.distributions._gaussian import (
     GaussianMixture as GaussianMixture,
     standard_normal as standard_normal,
 )
+from thermojax.distributions._phase import MaxwellBoltzmann as MaxwellBoltzmann, phase_equilibrium as phase_equilibrium

@@ -12,21 +12,22 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import as_float, Scalar
 from thermojax._check import check_positive, ensure, library_of, require
+from thermojax.phase import State, States
 
 
 class AbstractDistribution(eqx.Module):
-    """A normalised density of one configuration of shape ``(dim,)``."""
+    """A normalised density of one state: a configuration of shape ``(dim,)``, or a `phase.Phase`."""
 
     @abc.abstractmethod
-    def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
-        """Draw `n` configurations."""
+    def sample(self, n: int, *, key: Key) -> States:
+        """Draw `n` states, shape ``(n, dim)``."""
 
     @abc.abstractmethod
-    def log_prob(self, x: Float[Array, " dim"]) -> Scalar:
+    def log_prob(self, x: State) -> Scalar:
         """The logarithm of the density at `x`."""
 
     @abc.abstractmethod
-    def score(self, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+    def score(self, x: State) -> State:
         r"""The score $\nabla_x \ln p(x)$."""
 
 

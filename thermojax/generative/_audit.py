@@ -24,13 +24,14 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import Scalar
-from thermojax._check import check_states, check_times, ensure, require
+from thermojax._check import check_times, ensure, require
 from thermojax.distributions import Gaussian, standard_normal
 from thermojax.dynamics import AbstractNoising, Reversed, Score
 from thermojax.ensemble import accumulate
 from thermojax.estimators import Estimate, mean
 from thermojax.functionals import BackwardRatio
 from thermojax.generative._sampling import Ancestral
+from thermojax.phase import check_configurations
 from thermojax.steppers import AbstractStepper, ExactLinear
 
 
@@ -90,7 +91,7 @@ def audit(
     Returns:
         The audit, in nats per configuration.
     """
-    data = check_states(data)
+    data = check_configurations(data)
     require(levels >= 1, "levels", "be at least 1", levels)
     edges = check_times(jnp.linspace(jnp.asarray(start, data.dtype), jnp.asarray(horizon, data.dtype), levels + 1))
     edges = _check_noise(noising, edges, "start")
@@ -122,7 +123,7 @@ def path_bound(
         stepper: Kernel of the denoising chain, of known density; `Ancestral` if omitted.
         key: Random key.
     """
-    data, ts = check_states(data), check_times(ts)
+    data, ts = check_configurations(data), check_times(ts)
     ts = _check_noise(noising, ts.astype(data.dtype), "ts[0]")
     prior = standard_normal(data.shape[1]) if prior is None else prior
     first_key, path_key = jr.split(key)

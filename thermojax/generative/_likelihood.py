@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
-from thermojax._check import check_states, require
+from thermojax._check import require
 from thermojax.distributions import AbstractDistribution
 from thermojax.dynamics import AbstractDynamics, Score
+from thermojax.phase import check_configurations
 
 
 def flow_log_prob(
@@ -51,7 +52,7 @@ def flow_log_prob(
     """
     require(divergence in ("exact", "hutchinson"), "divergence", "be 'exact' or 'hutchinson'", repr(divergence))
     require(divergence == "exact" or key is not None, "key", "be given for Hutchinson's estimate", key)
-    xs = check_states(xs)
+    xs = check_configurations(xs)
     start, horizon = (jnp.asarray(t, xs.dtype) for t in (start, horizon))
     probes = None if divergence == "exact" or key is None else jr.rademacher(key, xs.shape, xs.dtype)
     return _flow_log_prob(noising, score, xs, probes, prior, start, horizon, rtol, atol)

@@ -32,6 +32,9 @@ class Ancestral(AbstractGaussianStepper):
         del t1
         return t0
 
+    def reversal(self):
+        raise TypeError("`stepper` must have a reversal by the same kernels, got Ancestral.")
+
     def check(self, dynamics, ts, x0s):
         del ts
         good = isinstance(dynamics, Reversed) and isinstance(dynamics.forward, AbstractNoising)

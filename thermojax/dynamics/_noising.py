@@ -1,77 +1,18 @@
-r"""Dynamics: stochastic differential equations $dx = b(t, x)\,dt + \sigma(t)\,dW$ with additive noise, for one particle.
-
-- `Overdamped`: Langevin dynamics in a potential that is driven, in a bath that may change.
-- Noising processes $dx = -r(t)\,x\,dt + \sigma(t)\,dW$ (`OrnsteinUhlenbeck`, `VariancePreserving`,
-  `LogSnrLinear`, `VarianceExploding`), whose transition densities are known.
-- `Reversed` and `ProbabilityFlow`: the time reversal of another process, by a score $s(t, x) \approx \nabla\ln p_t(x)$,
-  as an SDE and as an ODE. They run in their own time $u = T - t$.
-
-The noise is one number, or one per coordinate. $k_B = 1$ and $D = \sigma^2/2 = \mu/\beta$.
-"""
+r"""Noising processes $dx = -r(t)\,x\,dt + \sigma(t)\,dW$: linear, with known transition densities."""
 
 import abc
-from collections.abc import Callable
 from typing import cast, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import as_scalar, Scalar
 from thermojax._check import check_positive
-from thermojax.baths import Bath, ConstantMobility, Isothermal
 from thermojax.distributions import Gaussian, GaussianMixture
-from thermojax.potentials import energy, force, Potential
-from thermojax.protocols import Protocol
+from thermojax.dynamics._langevin import AbstractDynamics
 
-Score = Callable[[Array, Array], Array]
 Closed = TypeVar("Closed", bound=Gaussian | GaussianMixture)
-
-
-class AbstractDynamics(eqx.Module):
-    r"""A diffusion $dx = b(t, x)\,dt + \sigma(t)\,dW$ with additive noise."""
-
-    @abc.abstractmethod
-    def drift(self, t: Scalar, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        """The drift $b$."""
-
-    @abc.abstractmethod
-    def noise(self, t: Scalar) -> Float[Array, "..."]:
-        r"""The noise amplitude $\sigma$, a number or one per coordinate."""
-
-
-def _as_mobility(value: "ArrayLike | Callable[[Array], Array]") -> "Callable[[Array], Array]":
-    return value if callable(value) else ConstantMobility(value)
-
-
-class Overdamped(AbstractDynamics):
-    r"""Overdamped Langevin dynamics, $dx = \mu_t\,[-\nabla V(x, \lambda_t) + f(x, \lambda_t)]\,dt + \sqrt{2\mu_t/\beta_t}\,dW$."""
-
-    potential: Potential
-    r"""$V(x, \lambda)$."""
-    protocol: Protocol
-    r"""$\lambda(t)$."""
-    bath: Bath = eqx.field(default_factory=Isothermal)
-    r"""$\beta(t)$."""
-    mobility: Callable[[Array], Array] = eqx.field(converter=_as_mobility, default=1.0)
-    r"""$\mu(t)$, or a number; the diffusion constant is $\mu/\beta$."""
-    nonconservative: Callable[[Array, Array], Array] | None = None
-    r"""$f(x, \lambda)$, a force that is not a gradient, of shape ``(dim,)``; none if omitted."""
-
-    def drift(self, t, x):
-        lam = self.protocol(t)
-        total = force(self.potential, x, lam)
-        if self.nonconservative is not None:
-            total = total + self.nonconservative(x, lam)
-        return self.mobility(t) * total
-
-    def noise(self, t):
-        return jnp.sqrt(2.0 * self.mobility(t) / self.bath(t))
-
-    def energy(self, t: Scalar, x: Float[Array, " dim"]) -> Scalar:
-        r"""The internal energy $V(x, \lambda_t)$."""
-        return energy(self.potential, x, self.protocol(t))
 
 
 class AbstractNoising(AbstractDynamics):
@@ -233,53 +174,6 @@ class VarianceExploding(AbstractNoising):
 
     def transition(self, t0, t1):
         return jnp.ones_like(t0), self.variance(t1) - self.variance(t0)
-
-
-class Reversed(AbstractDynamics):
-    r"""The time reversal of `forward`, driven by a score $s(t, x) \approx \nabla\ln p_t(x)$:
-    $dy = [\sigma_t^2\, s(t, y) - b(t, y)]\,du + \sigma_t\,dW$ with $t = T - u$.
-
-    Reference:
-        B. D. O. Anderson, Stoch. Proc. Appl. 12, 313 (1982).
-    """
-
-    forward: AbstractDynamics
-    """The process that is reversed."""
-    score: Score
-    """``score(t, x)`` in the time of `forward`."""
-    horizon: Scalar = eqx.field(converter=as_scalar, default=1.0)
-    """The time $T$ of `forward` at which the reversal starts."""
-
-    def drift(self, t, x):
-        u = self.horizon - t
-        return self.forward.noise(u) ** 2 * self.score(u, x) - self.forward.drift(u, x)
-
-    def noise(self, t):
-        return self.forward.noise(self.horizon - t)
-
-
-class ProbabilityFlow(AbstractDynamics):
-    r"""The noise-free flow with the same marginals as `Reversed`: $dy = [\tfrac12\sigma_t^2\,s(t, y) - b(t, y)]\,du$ with $t = T - u$.
-
-    Step it with any solver for ordinary differential equations, for instance ``steppers.Diffrax(diffrax.Heun())``.
-
-    Reference:
-        Y. Song et al., arXiv:2011.13456 (2021), eq. (13).
-    """
-
-    forward: AbstractDynamics
-    """The process whose marginals the flow has."""
-    score: Score
-    """``score(t, x)`` in the time of `forward`."""
-    horizon: Scalar = eqx.field(converter=as_scalar, default=1.0)
-    """The time $T$ of `forward` at which the flow starts."""
-
-    def drift(self, t, x):
-        u = self.horizon - t
-        return 0.5 * self.forward.noise(u) ** 2 * self.score(u, x) - self.forward.drift(u, x)
-
-    def noise(self, t):
-        return jnp.zeros_like(t)
 
 
 def _preserving_step(noising, t0, t1):
