@@ -161,7 +161,7 @@ def test_thermodynamic_integration_finds_the_free_energy(key):
     correlated = thermodynamic_integration(lams, jnp.repeat(slopes, 2, axis=1), rule="spline", inefficiency=[2.0] * 17)
     assert correlated.stderr == pytest.approx(float(found.stderr), rel=1e-3)
     with pytest.raises(AssertionError):
-        assert_estimate(thermodynamic_integration(lams, slopes[::-1], rule="spline"), exact)
+        assert_estimate(thermodynamic_integration(lams, jnp.roll(slopes, 1, axis=0), rule="spline"), exact)
 
 
 def test_coarse_quadrature_is_not_trustworthy(key):
@@ -202,18 +202,12 @@ def test_mbar_of_two_states_is_bar():
     assert entry(mbar(reduced, [200, 200]), 1).value == pytest.approx(float(bar(forward, backward, beta=1.0).value), abs=1e-5)
 
 
-def test_mbar_of_states_without_overlap_is_not_trusted(key):
+def test_mbar_of_states_that_hardly_overlap_is_not_trusted(key):
     pytest.importorskip("pymbar")
-    reduced, counts, _ = reduced_potentials(key)
-    x = np.sqrt(2 * reduced[0])
-    chain = np.stack([0.5 * (x - shift) ** 2 for shift in (0.0, 9.0)])
-    samples = np.concatenate([chain[:, :500], 0.5 * (np.r_[[x[:500] + 9.0]] - np.array([[0.0], [9.0]])) ** 2], axis=1)
-    try:
-        found = mbar(samples, [500, 500])
-    except ValueError as refused:
-        assert "`reduced` must be of states whose samples overlap" in str(refused)
-    else:
-        assert not found.trustworthy[1]
+    centres = np.array([0.0, 5.0])
+    x = np.asarray(jr.normal(key, (2, 2000)), np.float64) + centres[:, None]
+    found = mbar(0.5 * (x.reshape(-1) - centres[:, None]) ** 2, [2000, 2000])
+    assert found.trustworthy.tolist() == [True, False]
 
 
 def test_mbar_leaves_the_settings_of_the_process_alone(key):

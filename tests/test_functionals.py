@@ -13,6 +13,7 @@ from thermojax.dynamics import OrnsteinUhlenbeck, Overdamped
 from thermojax.ensemble import accumulate, along, simulate, Step
 from thermojax.estimators import exponential_mean, mean
 from thermojax.functionals import (
+    convention_change,
     GirsanovRatio,
     heat,
     heat_ito,
@@ -21,9 +22,12 @@ from thermojax.functionals import (
     log_ratio,
     medium_entropy,
     medium_entropy_stratonovich,
+    OnsagerMachlup,
     path_log_ratio,
     reduced_work,
     shadow_work,
+    StochasticIntegral,
+    system_entropy,
     work,
     work_ito,
     work_stratonovich,
@@ -283,6 +287,57 @@ def test_compensated_breathing_does_nothing_to_any_trajectory(key):
     assert jnp.max(jnp.abs(reduced)) < rounding(10, 100)
     # In the time of this bath, D grows as 1 + t and the spring keeps pace: <x^2> obeys v' = -2(1+t)v + 2(1+t), so v = 1.
     assert_estimate(mean(plain), 0.5)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_onsager_machlup_action_at_zero_is_the_log_density_of_euler(key, dim):
+    dynamics, stepper = SYSTEMS["cooled, pushed, wavy"], EulerMaruyama()
+    ts, path = path_of(dynamics, stepper, key, dim=dim)
+
+    def normalised(step):
+        volume = 0.5 * dim * jnp.log(2 * jnp.pi * dynamics.noise(step.t) ** 2 * (step.t1 - step.t0))
+        return OnsagerMachlup(0.0)(step) + volume + log_density(stepper, dynamics, step.t0, step.t1, step.x0, step.x1)
+
+    assert abs(along(normalised, dynamics, ts, path)) < rounding(100, len(ts))
+
+
+@pytest.mark.parametrize("convention", [0.0, 0.25, 0.5, 1.0])
+def test_actions_of_a_path_and_its_reversal_differ_by_the_entropy_of_the_medium(key, convention):
+    # Exactly so in Stratonovich's convention; in any other one with the conjugate convention, up to the time step.
+    dynamics = Overdamped(wavy, Constant(0.3), Isothermal(1.3), 1.0, twisting)
+    gaps = []
+    for steps in (50, 200, 800):
+        ts = jnp.linspace(0.0, 1.0, steps + 1)
+        xs = simulate(dynamics, jr.normal(key, (500, 2)), ts, key=key)
+        action = lambda alpha, paths, ts=ts: jax.vmap(lambda path: along(OnsagerMachlup(alpha), dynamics, ts, path), in_axes=1)(paths)
+        entropy = jax.vmap(lambda path, ts=ts: along(medium_entropy_stratonovich, dynamics, ts, path), in_axes=1)(xs)
+        gaps.append(jnp.std(action(1 - convention, xs[::-1]) - action(convention, xs) - entropy))
+    if convention == 0.5:
+        assert gaps[-1] < rounding(1e3, 800)
+    else:
+        assert_order(gaps, [1 / 50, 1 / 200, 1 / 800], 0.5, band=0.2)
+
+
+@needs_x64
+def test_stochastic_integrals_change_convention_as_they_should(key):
+    dynamics, field = SYSTEMS["cooled, pushed, wavy"], lambda t, x: (1 + t) * jnp.sin(2 * x)
+    gaps = []
+    for steps in (50, 200, 800):
+        functionals = [StochasticIntegral(field, 0.0), convention_change(field, 0.0, 1.0), StochasticIntegral(field, 1.0)]
+        _, (ito, change, anti) = accumulate(functionals, dynamics, jnp.full((2000, 2), 0.3), jnp.linspace(0.0, 1.0, steps + 1), key=key)
+        gaps.append(jnp.std(ito + change - anti))
+    assert_order(gaps, [1 / 50, 1 / 200, 1 / 800], 0.5)
+    assert jnp.abs(jnp.mean(anti - ito)) > 5 * gaps[-1]
+    with pytest.raises(ValueError, match="`convention` must lie between 0 .* and 1 .*, got 2.0"):
+        StochasticIntegral(field, 2.0)
+
+
+def test_system_entropy_takes_any_density(key):
+    x0s, x1s = jr.normal(key, (5, 1)), 1.0 + jr.normal(key, (5, 1))
+    here, there = Gaussian([0.0], 1.0), Gaussian([1.0], 1.0)
+    known = system_entropy(here, there, x0s, x1s)
+    assert jnp.max(jnp.abs(known - system_entropy(here.log_prob, lambda x: there.log_prob(x), x0s, x1s))) < rounding(10)
+    assert jnp.max(jnp.abs(known - 0.5 * ((x1s - 1) ** 2 - x0s**2)[:, 0])) < rounding(10)
 
 
 def test_functionals_are_differentiable(key):

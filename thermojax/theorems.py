@@ -16,7 +16,7 @@ from jax.scipy.special import gammaincc
 from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import as_scalar, Scalar
-from thermojax._check import check_positive, require
+from thermojax._check import check_positive, ensure, library_of, require
 from thermojax.estimators import Estimate, exponential_mean, mean
 from thermojax.exact import gaussian_transport
 from thermojax.phase import check_configurations
@@ -143,7 +143,7 @@ def detailed_fluctuation_theorem(entropies: ArrayLike, *, bins: int = 30) -> His
 
     Args:
         entropies: Total entropy production of each path.
-        bins: Bins in the range of entropies that occur with either sign.
+        bins: Bins in the range of positive entropies that occur with either sign.
 
     Raises:
         ValueError: if there are fewer than two samples, or some are not finite.
@@ -153,7 +153,7 @@ def detailed_fluctuation_theorem(entropies: ArrayLike, *, bins: int = 30) -> His
     """
     s = _sound(entropies, "entropies")
     f = jax.nn.sigmoid(-s)
-    return _binned(mean(f * (1.0 - 2.0 * f)), s, s, jnp.zeros((), s.dtype), bins)
+    return _binned(mean(f * (1.0 - 2.0 * f)), s, s, jnp.zeros((), s.dtype), bins, low=jnp.zeros((), s.dtype))
 
 
 def second_law(dissipated: ArrayLike, **kinds: Any) -> Estimate:
@@ -260,10 +260,10 @@ def landauer(work: ArrayLike, erased: ArrayLike, *, beta: ArrayLike) -> Estimate
     return mean(influence)._replace(value=beta * jnp.mean(work) - (jnp.log(2.0) - jnp.where((rate > 0) & (rate < 1), left, 0.0)))
 
 
-def _binned(residual, ahead, back, delta, bins):
+def _binned(residual, ahead, back, delta, bins, low=None):
     """Backward samples in each bin against the forward ones, weighted as the symmetry says."""
     # Where both sides have samples enough: backward ones lie low, forward ones high.
-    low = jnp.quantile(ahead, jnp.minimum(_MIN_COUNT / ahead.shape[0], 0.5))
+    low = jnp.quantile(ahead, jnp.minimum(_MIN_COUNT / ahead.shape[0], 0.5)) if low is None else low
     high = jnp.quantile(-back, jnp.maximum(1 - _MIN_COUNT / back.shape[0], 0.5))
     low, high = jnp.minimum(low, high), jnp.maximum(low, high)
     edges = jnp.linspace(low, high, bins + 1)
@@ -300,6 +300,5 @@ def _sound(values, name):
     values = jnp.asarray(values)
     require(values.ndim == 1 and values.shape[0] >= 2, name, "be a vector of at least two samples", f"shape {values.shape}")
     values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
-    bad = int(jnp.sum(~jnp.isfinite(values)))
-    require(bad == 0, name, "be finite", f"{bad} samples that are not")
-    return values
+    good = library_of(values).isfinite(values)
+    return ensure(values, good, name, "be finite", f"{good.size - good.sum()} of {good.size} samples that are not")

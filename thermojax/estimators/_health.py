@@ -15,8 +15,10 @@ from jaxtyping import Array, Float
 
 from thermojax._array import Scalar
 
-# Below this many effective samples the standard error itself is a guess.
-MIN_ESS = 100.0
+# Below this many effective samples the standard error itself is a guess. What Gaussian work of the same spread would leave must be more:
+# a sample that missed its large weights has too large an `ess`, one that caught them too small a one, so that the measured number
+# should refuse only what is far from sound.
+MIN_ESS, MIN_EXPECTED_ESS = 75.0, 100.0
 # The variance is infinite from 1/2 on; weights with thinner tails than a power look like up to 0.55 in the top fifth of a sample.
 MAX_TAIL_INDEX = 0.6
 # The error of a 95 % interval is about a quarter of the squared skewness of the mean (P. Hall, The Bootstrap and Edgeworth Expansion
@@ -73,7 +75,7 @@ class Health(NamedTuple):
             "tail_index": self.tail_index < MAX_TAIL_INDEX,
             "skewness": self.skewness < MAX_SKEWNESS,
             "bias": jnp.abs(self.bias) <= MAX_BIAS * self.stderr + 100 * jnp.finfo(self.bias.dtype).eps,
-            "spread": self.light | ((self.expected_ess >= MIN_ESS) & (self.expected_skewness < MAX_SKEWNESS)),
+            "spread": self.light | ((self.expected_ess >= MIN_EXPECTED_ESS) & (self.expected_skewness < MAX_SKEWNESS)),
         }
 
     def sound(self) -> Array:

@@ -22,7 +22,7 @@ MIN_OVERLAP = 0.03
 
 
 def thermodynamic_integration(
-    lams: ArrayLike,
+    lams: ArrayLike | Sequence,
     derivatives: Array | np.ndarray | Sequence[ArrayLike],
     *,
     rule: str = "trapezoid",
@@ -100,7 +100,7 @@ _RULES = {"trapezoid": _trapezoid, "spline": _spline}
 _integrate = {rule: jax.jit(lambda lams, means, rule=rule: _quadrature(rule, lams, means)) for rule in _RULES}
 
 
-def mbar(reduced: ArrayLike, counts: ArrayLike, *, inefficiency: ArrayLike = 1.0) -> Estimate:
+def mbar(reduced: ArrayLike, counts: ArrayLike | Sequence[int], *, inefficiency: ArrayLike = 1.0) -> Estimate:
     r"""Reduced free energies $\beta F_k - \beta F_0$ of all states from the samples of all: the multistate Bennett acceptance ratio.
 
     The equations are solved by pymbar, in double precision and outside compiled code; JAX's configuration and NumPy's random state are
@@ -135,7 +135,7 @@ def mbar(reduced: ArrayLike, counts: ArrayLike, *, inefficiency: ArrayLike = 1.0
     with _contained():
         values, errors, effective, links = _solved(energies, numbers.astype(int))
     errors, effective = errors * np.sqrt(g), effective / g
-    mixed = _bottlenecks(links)[0] >= MIN_OVERLAP
+    mixed = _bottlenecks(links, numbers > 0)[0] >= MIN_OVERLAP
     enough = np.minimum(effective, effective[0]) >= MIN_ESS
     total = np.full(values.shape, energies.shape[1])
     parts = (values, errors, effective, enough & mixed, total, np.zeros_like(total))
@@ -184,9 +184,10 @@ def _contained():
         log.setLevel(level)
 
 
-def _bottlenecks(links: Array | np.ndarray) -> np.ndarray:
+def _bottlenecks(links: np.ndarray, sampled: np.ndarray) -> np.ndarray:
     """The weakest link on the best path between each pair of states."""
-    best = np.minimum(links, links.T)
+    # The overlap with a state that was not sampled stands on one side of the diagonal only.
+    best = np.where(sampled[:, None] & sampled[None], np.minimum(links, links.T), np.maximum(links, links.T))
     np.fill_diagonal(best, 1.0)
     for k in range(best.shape[0]):
         best = np.maximum(best, np.minimum(best[:, k, None], best[None, k]))

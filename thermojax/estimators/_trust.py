@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike
 from thermojax.estimators._averages import exponential
 from thermojax.estimators._bar import bar, two_sides
 from thermojax.estimators._estimate import one_beta, samples
-from thermojax.estimators._health import Health, MAX_BIAS, MAX_SKEWNESS, MAX_TAIL_INDEX, MIN_ESS
+from thermojax.estimators._health import Health, MAX_BIAS, MAX_SKEWNESS, MAX_TAIL_INDEX, MIN_ESS, MIN_EXPECTED_ESS
 
 
 class Trust(NamedTuple):
@@ -54,14 +54,14 @@ def trust(
     With one direction, the report is about `jarzynski` (with `beta`) and `exponential_mean` (with $\beta = 1$). All of this must hold:
 
     - every sample is finite;
-    - at least 100 effective samples;
+    - at least 75 effective samples;
     - a tail index below 0.6, so that the second moment of the weights is finite as far as samples can say;
     - a skewness of the average below 0.75, so that its distribution is close to a Gaussian;
     - a bias below a tenth of the error bar;
     - the sample is large enough for Gaussian work of the same spread, read off the side of small weights: it would leave 100 effective
       samples and that skewness. Weights with a light tail (bounded ones) are excused.
 
-    With backward samples it is about `bar`: every sample finite, at least 100 effective samples on both sides.
+    With backward samples it is about `bar`: every sample finite, at least 75 effective samples on both sides.
 
     `needed` is $e^{\beta W_\mathrm{diss}}$ with the dissipated work of the *conjugate* process: the backward one, if its samples are
     given; else that of the forward one, which is the same for Gaussian work.
@@ -114,19 +114,20 @@ def _both(work, backward, beta, weights, inefficiency):
     overlap = float(_overlap(ahead, back, delta))
     dissipated = float(_average(back) + delta)
     excluded, ess = int(found.excluded), float(found.ess)
+    reliable = bool(found.trustworthy)
     reasons = []
     if excluded:
         reasons.append(_left_out(excluded, int(found.samples) + excluded))
-    if not ess >= MIN_ESS:
-        reasons.append(f"The side that overlaps less has {_count(ess)} effective samples; {MIN_ESS:.0f} are needed.")
-    if not reasons and not bool(found.trustworthy):
+    if overlap < 1e-6 or not (reliable or excluded or ess < MIN_ESS):
         reasons.append("The two work distributions do not overlap.")
+    elif not ess >= MIN_ESS:
+        reasons.append(f"The side that overlaps less has {_count(ess)} effective samples; {MIN_ESS:.0f} are needed.")
     if not reasons:
         reasons.append(f"Both sides have at least {_count(ess)} effective samples, and the work distributions overlap by {overlap:.2g}.")
-    elif not excluded:
+    elif overlap >= 1e-6:
         reasons.append(f"The work distributions overlap by {overlap:.2g} (one if they are the same).")
     return Trust(
-        verdict="reliable" if bool(found.trustworthy) else "unreliable",
+        verdict="reliable" if reliable else "unreliable",
         reasons=tuple(reasons),
         samples=int(found.samples),
         ess=ess,
@@ -151,7 +152,7 @@ def _words(health: Health, total):
         "skewness": f"The average has a skewness of {skewness:.2f}, above {MAX_SKEWNESS}: its distribution is far from a Gaussian.",
         "bias": f"The bias is {bias:.2g} of the error bar; below {MAX_BIAS} it would do no harm.",
         "spread": f"Gaussian work of this spread, {spread:.2g} kT, would leave {_count(left)} effective samples and a skewness of "
-        f"{skewed:.2g}; at least {MIN_ESS:.0f} and at most {MAX_SKEWNESS} are asked for.",
+        f"{skewed:.2g}; at least {MIN_EXPECTED_ESS:.0f} and at most {MAX_SKEWNESS} are asked for.",
         "sound": f"{_count(ess)} effective samples carry the average, the tail index of the weights is {index:.2f} and the skewness of the "
         f"average {skewness:.2g}.",
     }

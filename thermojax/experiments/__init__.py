@@ -1,6 +1,6 @@
 """Experiments: what ``thermojax run NAME`` runs, one file each."""
 
-from thermojax.experiments import _digits, _free_energy_data, _moving_trap
+from thermojax.experiments import _digits, _fluctuation_theorems, _free_energy_data, _moving_trap
 from thermojax.experiments._experiment import (
     Experiment as Experiment,
     Parameters as Parameters,
@@ -11,4 +11,6 @@ from thermojax.experiments._experiment import (
     Silent as Silent,
 )
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (_digits.EXPERIMENT, _moving_trap.EXPERIMENT, _free_energy_data.EXPERIMENT)}
+EXPERIMENTS: dict[str, Experiment] = {
+    e.name: e for e in (_digits.EXPERIMENT, _moving_trap.EXPERIMENT, _fluctuation_theorems.EXPERIMENT, _free_energy_data.EXPERIMENT)
+}

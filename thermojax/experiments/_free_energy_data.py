@@ -6,8 +6,8 @@ energies $u(x, \lambda_k)$ at all controls, so that $u(x, \lambda_k) - u(x, \lam
 $\lambda_k$: forward if $j < k$, reverse if $j > k$. Energies are in units of kT at 300 K, and $\beta = 1$; every number here is
 $F(\lambda = 1) - F(\lambda = 0)$, so that a reverse estimate has its sign turned.
 
-The published values are those of the alchemlyb package's own tests, which take every frame for an independent one. Here frames are
-correlated with the statistical inefficiency g that is measured: the values stay, the error bars grow by the root of g.
+The published values are the reference values of the alchemlyb package, which takes every frame for an independent one. Here frames
+are correlated with the statistical inefficiency g that is measured: the values stay, the error bars grow by the root of g.
 """
 
 import warnings
@@ -26,7 +26,7 @@ from thermojax.experiments._experiment import Experiment, Parameters, Picture, P
 from thermojax.plots import COLOURS, panels
 
 TEMPERATURE = 300.0
-# Values and standard errors of each leg, in kT: the reference numbers of the tests of alchemlyb.
+# Values and standard errors of each leg, in kT: the reference values of alchemlyb, which its tests hold to three digits.
 PUBLISHED = {
     "coulomb": {"bar": (3.044385, 0.0164), "mbar": (3.041156, 0.0209), "ti": (3.089, 0.0216)},
     "vdw": {"bar": (-3.033, 0.0344), "mbar": (-3.007, 0.0452), "ti": (-3.056, 0.0486)},

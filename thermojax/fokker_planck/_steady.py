@@ -76,53 +76,45 @@ def _ring(up, down):
 
 def _plane(hops, grid):
     """Null vector of a generator in two dimensions, by elimination of one line of cells after the other."""
-    # Lines along `inner` are blocks; a ring of blocks costs more, so a periodic axis comes inside, then the shorter one.
-    rings = [kind == "periodic" for kind in grid.boundary]
-    inner = (1 if rings[1] else 0) if rings[0] != rings[1] else (1 if grid.cells[1] <= grid.cells[0] else 0)
+    inner = 1 if grid.cells[1] <= grid.cells[0] else 0
     outer = 1 - inner
-    # Hops carry their own axis last: along the blocks (line, cell) is wanted for both.
-    # Hops carry their own axis last; those between blocks are wanted as (line, cell), like those within.
-    within = jax.vmap(_block)(hops[inner].up, hops[inner].down)
+    # Hops carry their own axis last; those between lines are wanted as (line, cell), like those within.
     ahead, back = hops[outer].up.T, hops[outer].down.T
-    ring = rings[outer]
+    # The most likely line comes first and all others drain into it: from a line that is left uphill, rounding would let nothing out.
+    # An axis with ends is a ring that cannot be passed at one place.
+    climbed = lambda affinity: jnp.cumsum(affinity, axis=-1) - affinity
+    logs = climbed(hops[outer].affinity[:1]).T + climbed(hops[inner].affinity)
+    root = jnp.argmax(jnp.max(logs, axis=-1))
+    turn = lambda lines: jnp.roll(lines, -root, axis=0)
+    within = turn(jax.vmap(_block)(hops[inner].up, hops[inner].down))
+    ahead, back = turn(ahead), turn(back)
 
     def eliminate(carry, inputs):
-        # The last line that is left: rates within it, to and from line 0 (on a ring), and within line 0 through lines already gone.
+        # The last line that is left: rates within it, to and from line 0, and within line 0 through lines already gone.
         own, to_first, from_first, first = carry
         inside, forward, backward = inputs
         # The diagonal is what leaves, a sum of positive terms without a subtraction (Grassmann, Taksar and Heyman).
         leaving = jnp.sum(own, axis=0) + backward + jnp.sum(to_first, axis=0)
-        sources = jnp.concatenate([jnp.diag(forward), from_first], axis=1) if ring else jnp.diag(forward)
-        reached = jnp.linalg.solve(jnp.diag(leaving) - own, sources)
+        reached = jnp.linalg.solve(jnp.diag(leaving) - own, jnp.concatenate([jnp.diag(forward), from_first], axis=1))
         by_before, by_first = reached[:, : len(forward)], reached[:, len(forward) :]
-        own = _hollow(inside + backward[:, None] * by_before)
-        if ring:
-            first = first + to_first @ by_first
-            to_first, from_first = to_first @ by_before, backward[:, None] * by_first
-        return (own, to_first, from_first, first), (by_before, by_first)
+        own, first = _hollow(inside + backward[:, None] * by_before), first + to_first @ by_first
+        return (own, to_first @ by_before, backward[:, None] * by_first, first), (by_before, by_first)
 
-    empty = jnp.zeros_like(within[0])
-    closing = (jnp.diag(ahead[-1]), jnp.diag(back[-1])) if ring else (empty, empty)
+    carry = within[-1], jnp.diag(ahead[-1]), jnp.diag(back[-1]), jnp.zeros_like(within[0])
     inputs = jax.tree.map(lambda a: a[::-1], (within[:-1], ahead[:-1], back[:-1]))
     # The line before line 1 is line 0 itself, so at the end all four are rates within it.
-    parts, reached = lax.scan(eliminate, (within[-1], *closing, empty), inputs)
+    parts, reached = lax.scan(eliminate, carry, inputs)
     start = _null(_hollow(sum(parts[1:], parts[0])))
 
-    def follow(carry, inputs):
-        # A line is kept at sum one and its size as a logarithm: an unlikely line 0 makes the others overflow otherwise.
-        vector, log_size = carry
+    def follow(line, inputs):
         by_before, by_first = inputs
-        vector = by_before @ vector
-        if ring:
-            vector = vector + by_first @ start * jnp.exp(-log_size)
-        size = jnp.sum(vector)
-        carry = vector / size, log_size + jnp.log(size)
-        return carry, carry
+        line = by_before @ line + by_first @ start
+        return line, line
 
-    zero = jnp.zeros((), start.dtype)
-    _, (vectors, logs) = lax.scan(follow, (start, zero), jax.tree.map(lambda a: a[::-1], reached))
-    vectors, logs = jnp.concatenate([start[None], vectors]), jnp.concatenate([zero[None], logs])
-    found = vectors * jnp.exp(logs - jnp.max(logs))[:, None]
+    _, others = lax.scan(follow, start, jax.tree.map(lambda a: a[::-1], reached))
+    found = jnp.roll(jnp.concatenate([start[None], others]), root, axis=0)
+    # Far out on the line that comes first, rounding can leave a little less than nothing.
+    found = jnp.maximum(found, 0.0)
     return found if outer == 0 else found.T
 
 

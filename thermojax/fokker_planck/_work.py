@@ -129,7 +129,9 @@ def generating_function(
     return _generating_function(dynamics, density, grid, ts, exponents, quantity)
 
 
-def exponential_work(dynamics: AbstractDynamics, density0: Start, grid: Grid, ts: ArrayLike, *, tolerance: ArrayLike | None = None) -> Scalar:
+def exponential_work(
+    dynamics: AbstractDynamics, density0: Start, grid: Grid, ts: ArrayLike, *, tolerance: ArrayLike | None = None
+) -> Scalar:
     r"""The exponential average $\langle e^{-Y}\rangle$ of the reduced work: $Z_\tau/Z_0$ from equilibrium, whatever the step."""
     return generating_function(dynamics, density0, grid, ts, -1.0, quantity="reduced work", tolerance=tolerance)
 
@@ -308,6 +310,7 @@ def check_driven(dynamics: Any, grid: Grid, quantity: str = "work") -> None:
     rule = "have a potential, a protocol and a bath, for work and heat"
     require(isinstance(dynamics, Overdamped), "dynamics", rule, type(dynamics).__name__)
     require("open" not in grid.boundary, "grid", "have no open end for work and heat", grid.boundary)
+    _check_quantity(quantity, dynamics, grid)
 
 
 def _check_quantity(quantity, dynamics, grid):
