@@ -27,7 +27,7 @@ from thermojax.potentials import AbstractPotential, Breathing, Harmonic
 from thermojax.protocols import AbstractProtocol, Constant, PiecewiseLinear, Ramp
 
 pytestmark = needs_x64
-CELLS, STEPS = 3000, 800
+CELLS, STEPS = 5000, 800
 # What the issue asks for; the discretisation errors here are a few parts in a million.
 close = lambda value: pytest.approx(value, rel=1e-5)
 
@@ -54,7 +54,7 @@ MOVING = [
 @pytest.mark.parametrize(("distance", "duration", "stiffness", "least", "linear", "jump"), MOVING)
 def test_work_on_a_moving_trap(distance, duration, stiffness, least, linear, jump):
     width = 7.0 / np.sqrt(stiffness)
-    grid, start = Grid(-width, distance + width, CELLS), Gaussian([0.0], 1.0 / stiffness)
+    grid, start = Grid(-width, distance + width, 3000), Gaussian([0.0], 1.0 / stiffness)
     # One kind of protocol for all three, so that the code is compiled once.
     protocols = {
         least: moving_trap_optimal_protocol(distance, duration, stiffness=stiffness),
@@ -102,7 +102,7 @@ BREATHING = [
 
 @pytest.mark.parametrize(("first", "last", "duration", "least", "linear", "variance", "delta_f"), BREATHING)
 def test_work_on_a_breathing_trap(first, last, duration, least, linear, variance, delta_f):
-    grid, start, ts = Grid(-9.0, 9.0, CELLS), Gaussian([0.0], 1.0 / first), times(duration)
+    grid, start, ts = Grid(-7.0, 7.0, CELLS), Gaussian([0.0], 1.0 / first), times(duration)
     ramp = Overdamped(Breathing(), Ramp(first, last, duration), Isothermal(1.0))
     assert jnp.stack(work_moments(ramp, start, grid, ts)) == close(np.array([linear, variance]))
     assert exponential_work(ramp, start, grid, ts) == close(np.exp(-delta_f))
@@ -130,7 +130,7 @@ CHANGING = {
 @pytest.mark.parametrize("case", CHANGING.values(), ids=CHANGING)
 def test_trap_in_a_bath_of_changing_temperature(case):
     dynamics, duration, expected = case
-    grid, start, ts = Grid(-8.0, 8.0, CELLS), Gaussian([0.0], 1.0), times(duration, 2 * STEPS)
+    grid, start, ts = Grid(-7.0, 7.0, 6000), Gaussian([0.0], 1.0), times(duration)
     final = Gaussian([0.0], 1.0 / (dynamics.bath(ts[-1]) * dynamics.protocol(ts[-1])))
     found = energetics(dynamics, start, grid, ts)
     averages = generating_function(dynamics, start, grid, ts, jnp.array([-1.0, -2.0]), quantity="reduced work")
@@ -149,8 +149,8 @@ def test_trap_in_a_bath_of_changing_temperature(case):
     assert simpson(rates.entropy_production, ts) == close(expected["total"])
     assert simpson(rates.entropy_flux, ts) == close(expected["medium"])
     # The ensemble identity, and a wrong one.
-    assert found.reduced_work - expected["bf"] == close(found.entropy_production + expected["kl"])
-    assert found.reduced_work - expected["bf"] != close(found.entropy_production)
+    assert found.reduced_work - expected["bf"] == close(float(found.entropy_production) + expected["kl"])
+    assert found.reduced_work - expected["bf"] != close(float(found.entropy_production))
 
 
 class Bistable(AbstractPotential):
@@ -164,7 +164,7 @@ class Bistable(AbstractPotential):
 @pytest.mark.parametrize(("duration", "expected"), [(0.5, 8.179757), (2.0, 2.778900), (10.0, 0.604363)])
 def test_work_over_a_barrier(duration, expected):
     dynamics = Overdamped(Bistable(), Ramp(-1.0, 1.0, duration), Isothermal(1.0))
-    grid = Grid(-3.0, 3.0, CELLS)
+    grid = Grid(-3.0, 3.0, 3000)
     start = steady_state(dynamics, grid)
     coarse, fine = (energetics(dynamics, start, grid, times(duration, n)).work for n in (STEPS, 2 * STEPS))
     # Stiff wells and few steps per relaxation time: the error of second order in the step is removed.
@@ -189,7 +189,7 @@ def mixture_rates(densities, grid, ts, expected, **tolerance):
 
 
 def test_entropy_rates_of_a_mixture_under_noise():
-    grid, data = Grid(-8.0, 8.0, 4 * CELLS), GaussianMixture([0.5, 0.5], [[1.0], [-1.0]], [0.4, 0.4])
+    grid, data = Grid(-8.0, 8.0, 2 * CELLS), GaussianMixture([0.5, 0.5], [[1.0], [-1.0]], [0.4, 0.4])
     ts = jnp.array(list(MIXTURE))
     exact = eqx.filter_jit(jax.vmap(lambda t: jnp.exp(jax.vmap(OrnsteinUhlenbeck().marginal(data, t).log_prob)(grid.centres))))(ts)
     mixture_rates(exact, grid, ts, list(MIXTURE.values()), rel=1e-5)
@@ -199,14 +199,15 @@ def test_entropy_rates_of_a_mixture_under_noise():
 
 def test_entropy_rates_of_an_evolved_mixture_and_their_integral():
     grid, data = Grid(-7.5, 7.5, CELLS), GaussianMixture([0.5, 0.5], [[1.0], [-1.0]], [0.4, 0.4])
-    ts = jnp.linspace(0.0, 3.0, 1501)
-    found = evolve(OrnsteinUhlenbeck(), data, grid, ts)
+    ts = jnp.linspace(0.0, 3.0, 301)
+    found = evolve(OrnsteinUhlenbeck(), data, grid, ts, substeps=5)
     rates = thermodynamics(OrnsteinUhlenbeck(), found.densities, grid, ts)
-    for i in (50, 250, 500):
+    for i in (10, 50, 100):
         production, flux, _, rate, entropy = MIXTURE[float(jnp.round(ts[i], 3))]
         assert rates.entropy_production[i] == close(production)
         assert rates.entropy_flux[i] == close(flux)
-        assert rates.entropy_rate[i] == pytest.approx(rate, rel=2e-5)
+        # The difference of the two, so that its error is measured by theirs.
+        assert rates.entropy_rate[i] == pytest.approx(rate, abs=1e-5 * max(production, flux))
         assert rates.entropy[i] == close(entropy)
     assert simpson(rates.entropy_production, ts) == close(0.10854078247743)
     assert simpson(rates.entropy_rate, ts) == close(1.4194340380307 - 1.5103975051179)
@@ -231,7 +232,7 @@ def test_two_beads_between_two_baths_produce_entropy_at_the_exact_rate():
 
 def test_grid_density_at_the_end_of_an_evolution_gives_the_entropy_of_a_trajectory():
     dynamics, ts = Overdamped(Harmonic(1.0), Ramp(0.0, 1.0), Isothermal(1.0)), times(1.0)
-    found = evolve(dynamics, Gaussian([0.0], 1.0), Grid(-7.0, 8.0, CELLS), ts[:: STEPS // 4], substeps=STEPS // 4)
+    found = evolve(dynamics, Gaussian([0.0], 1.0), Grid(-7.0, 8.0, 3000), ts[:: STEPS // 4], substeps=STEPS // 4)
     exact = Gaussian([np.exp(-1.0)], 1.0)
     density = found.at(-1)
     assert isinstance(density, GridDensity)

@@ -1,6 +1,6 @@
 """Experiments: what ``thermojax run NAME`` runs, one file each."""
 
-from thermojax.experiments import _digits, _fluctuation_theorems, _free_energy_data, _moving_trap
+from thermojax.experiments import _bit_erasure, _digits, _fluctuation_theorems, _free_energy_data, _moving_trap
 from thermojax.experiments._experiment import (
     Experiment as Experiment,
     Parameters as Parameters,
@@ -12,5 +12,5 @@ from thermojax.experiments._experiment import (
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e for e in (_digits.EXPERIMENT, _moving_trap.EXPERIMENT, _fluctuation_theorems.EXPERIMENT, _free_energy_data.EXPERIMENT)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (_digits, _moving_trap, _fluctuation_theorems, _bit_erasure, _free_energy_data)
 }

@@ -40,9 +40,9 @@ class FluctuationTheorems(Parameters):
     beta_end: float = Field(1.4, gt=0, description="inverse temperature at the end")
     swirl: float = Field(0.15, description="strength of the force that is no gradient: it turns round the contours of the potential")
     tau: float = Field(2.0, gt=0, description="duration of the drive, and of the steady state that is watched after it")
-    steps: int = Field(400, ge=2, description="time steps of the simulation")
+    steps: int = Field(800, ge=2, description="time steps of the simulation")
     samples: int = Field(40_000, ge=1000, description="trajectories in each experiment")
-    cells: int = Field(96, ge=16, description="cells of the Fokker-Planck equation along each axis")
+    cells: int = Field(128, ge=16, description="cells of the Fokker-Planck equation along each axis")
 
 
 def landscape(barrier: float):
