@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 
+from thermojax.cli import main
 from thermojax.experiments import EXPERIMENTS
 
 QUICK = ["--set", "iterations=3", "--set", "batch=100", "--set", "samples=500", "--set", "steps=20"]
@@ -120,13 +121,18 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_gets_one_sentence_and_exit_code_2(tmp_path, words, message):
+def test_a_mistake_gets_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, words, message):
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "thesis.tex").touch()
     (tmp_path / "broken.toml").write_text("experiment = ")
     (tmp_path / "odd.toml").write_text('experiment = "moving-trap"\nsede = 1\n')
     before = sorted(tmp_path.rglob("*"))
-    said = command(*words, cwd=tmp_path, check=2)
+    # In this process, which has everything imported.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["thermojax", *words])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr().err
     assert re.fullmatch(rf"Error: {message}\n?", said) or re.match(rf"Error: {message}", said), said
     assert said.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before

@@ -129,7 +129,7 @@ def first_law(dynamics, grid, found, start):
     assert abs(found.work - found.heat - change) < rounding(10.0, steps=10)
 
 
-@pytest.mark.parametrize("kind", ["jumps", "pushed", "plane"])
+@pytest.mark.parametrize("kind", ["jumps", "pushed", pytest.param("plane", marks=pytest.mark.slow)])
 def test_first_law_holds_for_the_means(kind):
     dynamics, grid, _ = CASES[kind]
     found, start, _, _ = started(kind)
@@ -144,7 +144,15 @@ def jarzynski_law(kind, ts, average=exponential_work):
     assert average(dynamics, start, grid, ts) == pytest.approx(float(ratio), rel=rounding(steps=10))
 
 
-@pytest.mark.parametrize(("kind", "ts"), [("jumps", TS), ("pushed", TS), ("ring", TS), ("plane", TS[::10])])
+@pytest.mark.parametrize(
+    ("kind", "ts"),
+    [
+        ("jumps", TS),
+        pytest.param("pushed", TS, marks=pytest.mark.slow),
+        ("ring", TS),
+        pytest.param("plane", TS[::10], marks=pytest.mark.slow),
+    ],
+)
 def test_exponential_reduced_work_is_the_ratio_of_partition_sums_at_any_step(kind, ts):
     jarzynski_law(kind, ts)
 
@@ -244,6 +252,7 @@ TORUS = Overdamped(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["periodic", ("periodic", "wall"), ("wall", "periodic")])
 def test_currents_of_a_steady_state_have_no_sources(ends):
     grid = Grid([0.0, 0.0], [2 * np.pi, 2 * np.pi], (14, 12), ends)
@@ -259,6 +268,7 @@ def test_currents_of_a_steady_state_have_no_sources(ends):
     assert jnp.max(jnp.abs(sum(j - jnp.roll(j, 1, axis=axis) for axis, j in enumerate(rates.current)))) > 1e-3
 
 
+@pytest.mark.slow
 @needs_x64
 def test_turning_force_in_the_plane_gives_the_exact_covariance_at_late_times():
     # dx = -(1 - R) x dt + noise with a rotation R: p is N(0, 1) at all times, while a current flows in circles.
@@ -327,6 +337,7 @@ def crooks_relation(forward, backward, delta_f):
     assert jnp.max(jnp.abs(jnp.where(seen, gap, 0.0))) < 1e-5
 
 
+@pytest.mark.slow
 @needs_x64
 def test_work_distributions_of_a_protocol_and_its_reverse_obey_crooks_relation():
     forward, backward, delta_f, _ = both_ways()
@@ -360,6 +371,7 @@ def test_gradient_of_mean_work_with_respect_to_32_knots_is_that_of_finite_differ
         assert gradient[i] == pytest.approx(float((work(knots + step) - work(knots - step)) / (2 * h)), rel=1e-5)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_entropy_production_of_a_steady_state_is_differentiable_in_the_temperature():
     grid = Grid(0.0, 2 * np.pi, 40, "periodic")

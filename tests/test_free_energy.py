@@ -85,6 +85,7 @@ def gaussian_work(key, spread, n):
     return 3 + spread**2 / 2 + spread * jr.normal(key, (n,)), -3 + spread**2 / 2 + spread * jr.normal(jr.fold_in(key, 1), (n,))
 
 
+@pytest.mark.slow
 @needs_x64
 def test_error_bars_of_crossing_and_cumulants_cover_the_truth(key):
     def one(key):
@@ -149,6 +150,7 @@ def test_quadrature_converges_at_its_order(rule, order):
     assert_order([error(n) for n in sizes], [1 / (n - 1) for n in sizes], order, band=0.35)
 
 
+@pytest.mark.slow
 def test_thermodynamic_integration_finds_the_free_energy(key):
     lams, slopes = stiffening(key, 17, 2000)
     exact = 0.5 * np.log(4)

@@ -301,21 +301,26 @@ def test_onsager_machlup_action_at_zero_is_the_log_density_of_euler(key, dim):
     assert abs(along(normalised, dynamics, ts, path)) < rounding(100, len(ts))
 
 
-@pytest.mark.parametrize("convention", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("convention", [0.0, 0.5])
 def test_actions_of_a_path_and_its_reversal_differ_by_the_entropy_of_the_medium(key, convention):
     # Exactly so in Stratonovich's convention; in any other one with the conjugate convention, up to the time step.
     dynamics = Overdamped(wavy, Constant(0.3), Isothermal(1.3), 1.0, twisting)
     gaps = []
-    for steps in (50, 200, 800):
+    for steps in (25, 100, 400):
         ts = jnp.linspace(0.0, 1.0, steps + 1)
-        xs = simulate(dynamics, jr.normal(key, (500, 2)), ts, key=key)
-        action = lambda alpha, paths, ts=ts: jax.vmap(lambda path: along(OnsagerMachlup(alpha), dynamics, ts, path), in_axes=1)(paths)
-        entropy = jax.vmap(lambda path, ts=ts: along(medium_entropy_stratonovich, dynamics, ts, path), in_axes=1)(xs)
-        gaps.append(jnp.std(action(1 - convention, xs[::-1]) - action(convention, xs) - entropy))
+        xs = simulate(dynamics, jr.normal(key, (300, 2)), ts, key=jr.fold_in(key, 1))
+
+        @jax.jit
+        def gap(paths, ts=ts):
+            total = lambda functional, p: jax.vmap(lambda path: along(functional, dynamics, ts, path), in_axes=1)(p)
+            ahead, back = total(OnsagerMachlup(convention), paths), total(OnsagerMachlup(1 - convention), paths[::-1])
+            return jnp.std(back - ahead - total(medium_entropy_stratonovich, paths))
+
+        gaps.append(gap(xs))
     if convention == 0.5:
-        assert gaps[-1] < rounding(1e3, 800)
+        assert gaps[-1] < rounding(1e3, 400)
     else:
-        assert_order(gaps, [1 / 50, 1 / 200, 1 / 800], 0.5, band=0.2)
+        assert_order(gaps, [1 / 25, 1 / 100, 1 / 400], 0.5, band=0.2)
 
 
 @needs_x64

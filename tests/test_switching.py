@@ -7,6 +7,7 @@ import pytest
 from assertions import assert_estimate, rounding
 from systems import twisting, wavy
 
+from thermojax import exact
 from thermojax.baths import Isothermal, LinearBeta
 from thermojax.distributions import free_energy, Gaussian
 from thermojax.dynamics import Escorted, Overdamped
@@ -18,7 +19,7 @@ from thermojax.protocols import Ramp
 from thermojax.steppers import Diffrax, EulerMaruyama, ExactLinear
 from thermojax.switching import both_ways, drive, equilibrium_at, free_energy_change, reversed_experiment
 
-# shared/reference: V = k(t) x^2/2 in a bath beta(t), mobility 1; closed form by the equation of the variance.
+# V = k(t) x^2/2 in a bath beta(t), mobility 1; closed form by the equation of the variance.
 COLUMNS = {
     "k = 1 + t, beta = 1 + t/2, tau = 1": {
         "dynamics": Overdamped(Breathing(), Ramp(1.0, 2.0, 1.0), LinearBeta(1.0, 1.5, 1.0)),
@@ -78,6 +79,44 @@ def test_a_trap_in_a_changing_bath_has_every_mean_of_its_closed_form(key, name):
         assert_estimate(mean(found.work), row["W"])
     else:
         assert jnp.max(jnp.abs(found.work)) == 0
+
+
+# Closed forms (Schmiedl and Seifert 2007): mean work of the linear ramp and least mean work, k_BT = 1.
+MOVING = [
+    ((5, 1, 1), 9.19698602929, 8.33333333333),
+    ((1, 1, 1), 0.367879441171, 0.333333333333),
+    ((1, 0.1, 1), 0.483741803596, 0.476190476190),
+    ((2, 5, 1), 0.641078071520, 0.571428571429),
+    ((1, 2, 3), 0.416873229348, 0.375),
+]
+BREATHING = [
+    ((1, 2, 1), 0.412465798535, 0.178628754019, 0.346573590280),
+    ((1, 2, 0.1), 0.484586731345, 0.439122696691, 0.346573590280),
+    ((1, 5, 1), 1.123952221047, 1.189855120364, 0.804718956217),
+    ((2, 1, 1), -0.297269872240, 0.074901149842, -0.346573590280),
+]
+
+
+@pytest.mark.parametrize(("row", "linear", "least"), MOVING)
+def test_moving_traps_cost_what_the_closed_forms_say(key, row, linear, least):
+    distance, duration, stiffness = row
+    ts = jnp.linspace(0.0, duration, 201)
+    best = exact.moving_trap_optimal_protocol(distance, duration, stiffness=stiffness)
+    for protocol, expected in ((Ramp(0.0, distance, duration), linear), (best, least)):
+        found = drive(Overdamped(Harmonic(stiffness), protocol), ts, 20_000, stepper=ExactLinear(), key=key)
+        assert_estimate(mean(found.work), expected)
+        # Gaussian work without a change of free energy: the variance is twice the mean.
+        assert_estimate(mean((found.work - expected) ** 2), 2 * expected)
+
+
+@pytest.mark.parametrize(("row", "linear", "variance", "delta"), BREATHING)
+def test_breathing_traps_cost_what_the_closed_forms_say(key, row, linear, variance, delta):
+    start, stop, duration = row
+    dynamics = Overdamped(Breathing(), Ramp(start, stop, duration))
+    found = drive(dynamics, jnp.linspace(0.0, duration, 201), 20_000, stepper=ExactLinear(), key=key)
+    assert_estimate(mean(found.work), linear)
+    assert_estimate(mean((found.work - linear) ** 2), variance)
+    assert_estimate(jarzynski(found.work, beta=found.beta), delta)
 
 
 def test_compensated_cooling_costs_nothing_on_any_path(key):

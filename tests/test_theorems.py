@@ -70,12 +70,25 @@ def test_error_bars_of_the_residuals_cover_zero_as_often_as_they_say(key):
     assert jnp.all((covered > 0.92) & (covered < 0.97)), covered
 
 
-def test_crooks_histogram_is_a_chi_squared_without_a_bias_by_the_width_of_its_bins(key):
-    # Six wide bins: midpoints would be off by much more than the error bars.
-    verdicts = jax.vmap(lambda k: theorems.crooks(*gaussian_work(k, 1.5, 5000), 0.7, bins=6).p_value)(jr.split(key, 300))
-    # Uniform on (0, 1) if the symmetry holds.
-    assert 0.5 - 4 / np.sqrt(12 * 300) < float(jnp.mean(verdicts)) < 0.5 + 4 / np.sqrt(12 * 300)
-    assert 0.005 < float(jnp.mean(verdicts < 0.05)) < 0.1
+@pytest.mark.parametrize("law", ["crooks", "detailed"])
+def test_histograms_are_a_chi_squared_without_a_bias_by_the_width_or_the_choice_of_bins(key, law):
+    # Six wide bins: midpoints would be off by much more than the error bars, and so would bins chosen by their counts.
+    def one(key):
+        ahead, back = gaussian_work(key, 1.5, 5000)
+        found = (
+            theorems.crooks(ahead, back[:2500], 0.7, bins=6)
+            if law == "crooks"
+            else theorems.detailed_fluctuation_theorem(ahead - 0.7, bins=6)
+        )
+        return found.p_value, (found.log_ratios - found.centres + (0.7 if law == "crooks" else 0.0)) / found.stderrs
+
+    verdicts, misses = jax.vmap(one)(jr.split(key, 400))
+    # Uniform on (0, 1) if the symmetry holds, and each bin is a standard normal.
+    assert abs(jnp.mean(verdicts) - 0.5) < 4 / np.sqrt(12 * 400)
+    assert 0.01 < float(jnp.mean(verdicts < 0.05)) < 0.1
+    seen = np.sum(np.isfinite(np.asarray(misses)), axis=0)
+    assert np.sum(seen > 200) >= 4
+    assert np.all(np.abs(np.nansum(np.asarray(misses), axis=0)) < 4.5 * np.sqrt(np.asarray(seen) + 1.0))
     off = theorems.crooks(*gaussian_work(key, 1.5, 5000), 0.9, bins=6)
     assert off.p_value < 1e-3
     assert off.bins >= 3

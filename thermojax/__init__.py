@@ -7,12 +7,15 @@ ways to read it.
 Data flows one way:
 
     potential V(x, λ), protocol λ(t), bath β(t)      potentials, protocols, baths, distributions
-      -> dynamics: what moves, for one particle      dynamics
+      -> dynamics: what moves, for one particle      dynamics: Overdamped, Underdamped, ...
       -> stepper: a one-step Markov kernel           steppers
       -> ensemble: many trajectories, one scan       simulate, accumulate
       -> functionals: increments summed on the way   functionals
-      -> estimators: numbers with error bars         mean, jarzynski, bar, exponential_mean
+      -> estimators: numbers with error bars         mean, jarzynski, bar, exponential_mean, trust
+      -> theorems: residuals of the laws             theorems; switching.both_ways runs and reverses an experiment
       -> optimisation over any leaf of the model     fit, MeanWork, MeanLogRatio
+
+The oracle without noise is `fokker_planck`; closed forms are in `exact`.
 
 Generative models are the same nouns: a noising process is a dynamics, a learned score reverses it, and `generative.audit` reads the
 log-ratio of the two. $k_B = 1$; work is done on the system, heat goes into the medium. Importing this package starts no JAX backend
@@ -23,16 +26,20 @@ from thermojax import (
     baths as baths,
     distributions as distributions,
     dynamics as dynamics,
+    estimators as estimators,
     exact as exact,
+    fokker_planck as fokker_planck,
     functionals as functionals,
     generative as generative,
     optimize as optimize,
     potentials as potentials,
     protocols as protocols,
     steppers as steppers,
+    switching as switching,
+    theorems as theorems,
 )
 from thermojax.distributions import equilibrium as equilibrium
-from thermojax.dynamics import Overdamped as Overdamped
+from thermojax.dynamics import Overdamped as Overdamped, Underdamped as Underdamped
 from thermojax.ensemble import accumulate as accumulate, along as along, simulate as simulate, Step as Step
 from thermojax.estimators import (
     bar as bar,
@@ -40,7 +47,15 @@ from thermojax.estimators import (
     exponential_mean as exponential_mean,
     jarzynski as jarzynski,
     mean as mean,
+    trust as trust,
 )
 from thermojax.functionals import path_log_ratio as path_log_ratio
 from thermojax.optimize import fit as fit, MeanLogRatio as MeanLogRatio, MeanWork as MeanWork
-from thermojax.steppers import Diffrax as Diffrax, EulerMaruyama as EulerMaruyama, ExactLinear as ExactLinear
+from thermojax.phase import Phase as Phase
+from thermojax.steppers import (
+    Diffrax as Diffrax,
+    EulerMaruyama as EulerMaruyama,
+    ExactLinear as ExactLinear,
+    Splitting as Splitting,
+)
+from thermojax.switching import both_ways as both_ways

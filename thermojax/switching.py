@@ -33,11 +33,12 @@ class Drive(NamedTuple):
     x1s: States
     """Last states."""
     work: Float[Array, " sample"]
-    """Work done on the system, in units of energy."""
+    """Work done on the system by the protocol, in units of energy. Free energies from it have the bias of the time step."""
     reduced_work: Float[Array, " sample"]
     r"""Reduced work $Y$, dimensionless; $\beta W$ in one constant bath."""
     total_work: Float[Array, " sample"] | None
-    r"""Reduced work and shadow work, exact at any step size; None if the stepper does not know its reversal."""
+    r"""Reduced work and shadow work: free energies from it are exact at any step size. The shadow work of a coarse step is dissipated
+    like any other. None if the stepper does not know its reversal."""
     betas: Float[Array, " 2"]
     r"""$\beta$ at the beginning and at the end."""
     duration: Scalar

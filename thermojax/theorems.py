@@ -21,8 +21,8 @@ from thermojax.estimators import Estimate, exponential_mean, mean
 from thermojax.exact import gaussian_transport
 from thermojax.phase import check_configurations
 
-# A bin with fewer counts has no Gaussian error bar.
-_MIN_COUNT = 20
+# The variance of the labels in a bin below which their sum has no Gaussian error bar.
+_MIN_INFORMATION = 10.0
 
 
 class Histogram(NamedTuple):
@@ -33,7 +33,8 @@ class Histogram(NamedTuple):
     centres: Float[Array, " bin"]
     """The middle of each bin."""
     log_ratios: Float[Array, " bin"]
-    r"""$\ln P(w)/\tilde P(-w)$ at the middle of each bin, free of bias by the width of the bin; NaN for bins with few samples."""
+    r"""$\ln P(w)/\tilde P(-w)$ at the middle of each bin, free of bias by its width, to first order in the distance from the law;
+    NaN for bins with few samples."""
     stderrs: Float[Array, " bin"]
     """Their standard errors; NaN for bins with few samples."""
     chi_squared: Scalar
@@ -106,14 +107,14 @@ def crooks(forward: ArrayLike, backward: ArrayLike, delta: ArrayLike, *, bins: i
     r"""Crooks' relation, $P(Y)/\tilde P(-Y) = e^{Y - \Delta(\beta F)}$.
 
     The residual is the difference of the two sides of Bennett's equation, $\langle f(Y - \Delta)\rangle - \langle f(\tilde Y +
-    \Delta)\rangle_{back}$ with $f(u) = 1/(1 + e^u)$: bounded, so that its error bar can be believed. A bin compares the backward
-    samples in it with the forward ones, each weighted by its own $e^{-(Y - \Delta)}$.
+    \Delta)\rangle_{back}$ with $f(u) = 1/(1 + e^u)$: bounded, so that its error bar can be believed. The bins count how many of the
+    samples near $Y$ are forward ones, against the odds $e^{Y - \Delta}$ of each.
 
     Args:
         forward: Reduced (or total) work of the protocol, $\beta W$ in one bath.
         backward: That of the reversed protocol.
         delta: $\Delta(\beta F)$.
-        bins: Bins in the range of work where both sides have samples.
+        bins: Bins in the range of work where samples of both sides meet.
 
     Raises:
         ValueError: if a side has fewer than two samples, or samples that are not finite.
@@ -132,7 +133,9 @@ def crooks(forward: ArrayLike, backward: ArrayLike, delta: ArrayLike, *, bins: i
         sides[0].samples + sides[1].samples,
         sides[0].excluded + sides[1].excluded,
     )
-    return _binned(residual, ahead, back, delta, bins)
+    positions = jnp.concatenate([ahead, -back])
+    labels = jnp.concatenate([jnp.ones_like(ahead), jnp.zeros_like(back)])
+    return _binned(residual, positions, labels, positions + jnp.log(ahead.shape[0] / back.shape[0]), delta, bins)
 
 
 def detailed_fluctuation_theorem(entropies: ArrayLike, *, bins: int = 30) -> Histogram:
@@ -143,7 +146,7 @@ def detailed_fluctuation_theorem(entropies: ArrayLike, *, bins: int = 30) -> His
 
     Args:
         entropies: Total entropy production of each path.
-        bins: Bins in the range of positive entropies that occur with either sign.
+        bins: Bins in the range of entropies that occur with either sign.
 
     Raises:
         ValueError: if there are fewer than two samples, or some are not finite.
@@ -153,7 +156,7 @@ def detailed_fluctuation_theorem(entropies: ArrayLike, *, bins: int = 30) -> His
     """
     s = _sound(entropies, "entropies")
     f = jax.nn.sigmoid(-s)
-    return _binned(mean(f * (1.0 - 2.0 * f)), s, s, jnp.zeros((), s.dtype), bins, low=jnp.zeros((), s.dtype))
+    return _binned(mean(f * (1.0 - 2.0 * f)), jnp.abs(s), (s > 0).astype(s.dtype), jnp.abs(s), jnp.zeros((), s.dtype), bins)
 
 
 def second_law(dissipated: ArrayLike, **kinds: Any) -> Estimate:
@@ -260,32 +263,30 @@ def landauer(work: ArrayLike, erased: ArrayLike, *, beta: ArrayLike) -> Estimate
     return mean(influence)._replace(value=beta * jnp.mean(work) - (jnp.log(2.0) - jnp.where((rate > 0) & (rate < 1), left, 0.0)))
 
 
-def _binned(residual, ahead, back, delta, bins, low=None):
-    """Backward samples in each bin against the forward ones, weighted as the symmetry says."""
-    # Where both sides have samples enough: backward ones lie low, forward ones high.
-    low = jnp.quantile(ahead, jnp.minimum(_MIN_COUNT / ahead.shape[0], 0.5)) if low is None else low
-    high = jnp.quantile(-back, jnp.maximum(1 - _MIN_COUNT / back.shape[0], 0.5))
-    low, high = jnp.minimum(low, high), jnp.maximum(low, high)
+def _binned(residual, positions, labels, logits, shift, bins):
+    r"""A symmetry bin by bin, from what it says of each single sample: which side it comes from, given where it lies.
+
+    The label of a sample at $w$ is a coin with the logarithm of its odds in `logits`. Given the places of all samples, the labels in a
+    bin have a known mean and variance, so that neither the width of the bins nor their choice biases anything.
+    """
+    chances = jax.nn.sigmoid(logits)
+    information = chances * (1.0 - chances)
+    order = jnp.argsort(positions)
+    share = jnp.cumsum(information[order]) / jnp.sum(information)
+    # Where a sample tells something: not in the tails that belong to one side alone.
+    low, high = (positions[order][jnp.searchsorted(share, q)] for q in (0.001, 0.999))
     edges = jnp.linspace(low, high, bins + 1)
-    centres = 0.5 * (edges[1:] + edges[:-1])
+    place = jnp.searchsorted(edges, positions, side="right")
     # What lies outside falls into two further bins, which are dropped.
-    place = lambda values: jnp.searchsorted(edges, values, side="right")
-    gather = lambda values, weights: jnp.zeros(bins + 2, ahead.dtype).at[place(values)].add(weights)[1:-1]
-    one = jnp.ones((), ahead.dtype)
-    # Relative to the middle of its bin a weight is of order one, however rare the bin.
-    weights = jnp.exp(centres[jnp.clip(place(ahead) - 1, 0, bins - 1)] - ahead)
-    counts, returns = gather(ahead, one), gather(-back, one)
-    first, second = gather(ahead, weights), gather(ahead, weights**2)
-    used = (counts >= _MIN_COUNT) & (returns >= _MIN_COUNT)
-    safe = lambda a: jnp.where(used, a, 1.0)
-    measured = jnp.log(safe(first) / ahead.shape[0]) - jnp.log(safe(returns) / back.shape[0])
-    variance = safe(second) / safe(first) ** 2 - 1.0 / ahead.shape[0] + 1.0 / safe(returns) - 1.0 / back.shape[0]
-    misses = jnp.where(used, (measured - centres) ** 2 / variance, 0.0)
-    count = jnp.sum(used)
-    chi_squared = jnp.sum(misses)
-    p_value = gammaincc(jnp.maximum(count, 1).astype(ahead.dtype) / 2, chi_squared / 2)
+    gather = lambda values: jnp.zeros(bins + 2, positions.dtype).at[place].add(values)[1:-1]
+    surplus, variance = gather(labels - chances), gather(information)
+    used = variance >= _MIN_INFORMATION
+    safe = jnp.where(used, variance, 1.0)
+    chi_squared, count = jnp.sum(jnp.where(used, surplus**2 / safe, 0.0)), jnp.sum(used)
+    p_value = gammaincc(jnp.maximum(count, 1).astype(positions.dtype) / 2, chi_squared / 2)
+    centres = 0.5 * (edges[1:] + edges[:-1])
     blank = lambda a: jnp.where(used, a, jnp.nan)
-    return Histogram(residual, centres + delta, blank(measured), blank(jnp.sqrt(variance)), chi_squared, count, p_value)
+    return Histogram(residual, centres + shift, blank(centres + surplus / safe), blank(1.0 / jnp.sqrt(safe)), chi_squared, count, p_value)
 
 
 def _block_moments(x0s, x1s, entropies, blocks):

@@ -41,7 +41,7 @@ class AbstractLangevin(AbstractDynamics):
     nonconservative: eqx.AbstractVar[Force | None]
 
     @abc.abstractmethod
-    def energy_at(self, x: State, lam: Array) -> Scalar:
+    def energy_at(self, x: State, lam: ArrayLike) -> Scalar:
         r"""The internal energy under the control $\lambda$, with the kinetic energy if there is one."""
 
     def energy(self, t: Scalar, x: State) -> Scalar:
@@ -115,7 +115,11 @@ class Underdamped(AbstractLangevin):
         return Phase(jnp.zeros_like(amplitude), amplitude)
 
     def energy_at(self, x, lam):
-        return energy(self.potential, x.position, lam) + 0.5 * jnp.sum(self.mass * x.velocity**2)
+        return energy(self.potential, x.position, lam) + self.kinetic_energy(x)
+
+    def kinetic_energy(self, x: Phase) -> Scalar:
+        r"""$\tfrac12 mv^2$."""
+        return 0.5 * jnp.sum(self.mass * x.velocity**2)
 
     def acceleration(self, t: Scalar, position: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """The total force divided by the mass."""

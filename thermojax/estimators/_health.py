@@ -22,9 +22,9 @@ MIN_ESS, MIN_EXPECTED_ESS = 75.0, 100.0
 # The variance is infinite from 1/2 on; weights with thinner tails than a power look like up to 0.55 in the top fifth of a sample.
 MAX_TAIL_INDEX = 0.6
 # The error of a 95 % interval is about a quarter of the squared skewness of the mean (P. Hall, The Bootstrap and Edgeworth Expansion
-# (1992), sec. 2.6), less where the kurtosis is large: this keeps log-normal weights above 92 %.
+# (1992)), less where the kurtosis is large: this keeps log-normal weights above 92 %.
 MAX_SKEWNESS = 0.75
-# A bias below a tenth of the error bar does not change the coverage (W. G. Cochran, Sampling Techniques (1977), sec. 1.8).
+# A bias below a tenth of the error bar does not change the coverage (W. G. Cochran, Sampling Techniques (1977)).
 MAX_BIAS = 0.1
 
 # The index is known well enough from this many samples, and from this many ranks of their top fifth.

@@ -38,7 +38,7 @@ def statistical_inefficiency(series: ArrayLike) -> Scalar:
         ValueError: if the series is shorter than four samples or holds a number that is not finite.
 
     Reference:
-        C. J. Geyer, Statist. Sci. 7, 473 (1992), sec. 3.3; J. D. Chodera et al., J. Chem. Theory Comput. 3, 26 (2007).
+        C. J. Geyer, Statist. Sci. 7, 473 (1992); J. D. Chodera et al., J. Chem. Theory Comput. 3, 26 (2007).
     """
     series = as_floating(series, "series")
     rule = "be a vector of at least four samples, or several of them with shape (chain, sample)"

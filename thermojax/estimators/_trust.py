@@ -121,9 +121,9 @@ def _both(work, backward, beta, weights, inefficiency):
     if overlap < 1e-6 or not (reliable or excluded or ess < MIN_ESS):
         reasons.append("The two work distributions do not overlap.")
     elif not ess >= MIN_ESS:
-        reasons.append(f"The side that overlaps less has {_count(ess)} effective samples; {MIN_ESS:.0f} are needed.")
+        reasons.append(f"The side that overlaps less has {_effective(ess)}; {MIN_ESS:.0f} are needed.")
     if not reasons:
-        reasons.append(f"Both sides have at least {_count(ess)} effective samples, and the work distributions overlap by {overlap:.2g}.")
+        reasons.append(f"Both sides have at least {_effective(ess)}, and the work distributions overlap by {overlap:.2g}.")
     elif overlap >= 1e-6:
         reasons.append(f"The work distributions overlap by {overlap:.2g} (one if they are the same).")
     return Trust(
@@ -146,20 +146,25 @@ def _words(health: Health, total):
     left, skewed = float(health.expected_ess), float(health.expected_skewness)
     return {
         "excluded": _left_out(int(health.excluded), total),
-        "ess": f"Only {_count(ess)} effective samples carry the average; {MIN_ESS:.0f} are needed.",
+        "ess": f"The average rests on {_effective(ess)}; {MIN_ESS:.0f} are needed.",
         "tail_index": f"The tail index of the weights is {index:.2f}; from {MAX_TAIL_INDEX} on their second moment may be infinite, and "
         "the error bar means nothing.",
         "skewness": f"The average has a skewness of {skewness:.2f}, above {MAX_SKEWNESS}: its distribution is far from a Gaussian.",
-        "bias": f"The bias is {bias:.2g} of the error bar; below {MAX_BIAS} it would do no harm.",
-        "spread": f"Gaussian work of this spread, {spread:.2g} kT, would leave {_count(left)} effective samples and a skewness of "
+        "bias": f"The bias is {bias:.2g} error bars; below {MAX_BIAS} it would do no harm.",
+        "spread": f"Gaussian work of this spread, {spread:.2g} kT, would leave {_effective(left)} and a skewness of "
         f"{skewed:.2g}; at least {MIN_EXPECTED_ESS:.0f} and at most {MAX_SKEWNESS} are asked for.",
-        "sound": f"{_count(ess)} effective samples carry the average, the tail index of the weights is {index:.2f} and the skewness of the "
+        "sound": f"The average rests on {_effective(ess)}, the tail index of the weights is {index:.2f} and the skewness of the "
         f"average {skewness:.2g}.",
     }
 
 
 def _left_out(excluded, total):
     return f"{excluded} of {total} samples are not finite."
+
+
+def _effective(number):
+    text = _count(number)
+    return f"{text} effective sample" if text == "1" else f"{text} effective samples"
 
 
 def _count(number):

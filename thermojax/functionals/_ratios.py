@@ -127,9 +127,10 @@ def log_ratio(step: Step) -> Scalar:
 
 
 def shadow_work(step: Step) -> Scalar:
-    r"""What the exact log-ratio has more than the medium's entropy: zero for kernels in detailed balance, $O(h)$ for `EulerMaruyama`.
+    r"""What the exact log-ratio has more than the medium's entropy: zero for kernels in detailed balance.
 
-    In units of $k_BT$. The number that tells whether the step is small enough: compare its sum with the entropy production.
+    In units of $k_BT$; its spread falls as $h$ for `EulerMaruyama` and as $h^2$ for the symmetric splittings. The
+    number that tells whether the step is small enough: compare its sum with the entropy production.
     """
     return log_ratio(step) - medium_entropy(step)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from thermojax._array import Scalar
 from thermojax._check import require
@@ -80,7 +80,7 @@ def beta_of(step: Step, t: Scalar) -> Scalar:
     return beta
 
 
-def push_at(step: Step, position: Array, lam: Array) -> Scalar:
+def push_at(step: Step, position: Array, lam: ArrayLike) -> Scalar:
     r"""$f(x, \lambda)\cdot\Delta x$, or zero without a nonconservative force."""
     push, distance = driven_of(step).nonconservative, position_of(step.x1) - position_of(step.x0)
     return jnp.zeros((), distance.dtype) if push is None else jnp.sum(push(position, lam) * distance)
