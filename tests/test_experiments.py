@@ -15,6 +15,7 @@ def theorems():
     return run("fluctuation-theorems", steps=100, samples=4000, cells=48, tau=0.5)
 
 
+@pytest.mark.slow
 def test_fluctuation_theorems_agree_with_their_exact_values(theorems):
     known = {name: q for name, q in theorems.estimates.items() if q.exact is not None and q.stderr}
     assert {"generalised_jarzynski", "crooks", "integral_theorem", "detailed_theorem", "hatano_sasa", "housekeeping"} <= set(known)
@@ -23,6 +24,7 @@ def test_fluctuation_theorems_agree_with_their_exact_values(theorems):
     assert theorems.conclusions[0].startswith(f"{len(known)} of {len(known)} numbers")
 
 
+@pytest.mark.slow
 def test_balance_of_the_fokker_planck_equation_closes(theorems):
     # <Y> - change of beta F = <total entropy> + KL(p || equilibrium), without noise; the steady state is Boltzmann's.
     for name in ("balance", "steady_kl", "first_law"):
@@ -52,7 +54,7 @@ def test_gradient_descent_makes_erasure_cheaper(erasure):
     assert erasure.estimates["bit"].value == pytest.approx(np.log(2))
 
 
-@pytest.mark.parametrize("results", ["theorems", "erasure"])
+@pytest.mark.parametrize("results", [pytest.param("theorems", marks=pytest.mark.slow), "erasure"])
 def test_every_figure_has_labelled_axes(results, request):
     for picture in request.getfixturevalue(results).figures.values():
         for ax in picture.figure.axes:

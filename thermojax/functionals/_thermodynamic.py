@@ -83,7 +83,7 @@ def beta_of(step: Step, t: Scalar) -> Scalar:
 def push_at(step: Step, position: Array, lam: ArrayLike) -> Scalar:
     r"""$f(x, \lambda)\cdot\Delta x$, or zero without a nonconservative force."""
     push, distance = driven_of(step).nonconservative, position_of(step.x1) - position_of(step.x0)
-    return jnp.zeros((), distance.dtype) if push is None else jnp.sum(push(position, lam) * distance)
+    return jnp.zeros((), distance.dtype) if push is None else jnp.sum(push(position, jnp.asarray(lam)) * distance)
 
 
 def _pushed(step):
