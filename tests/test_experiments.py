@@ -50,7 +50,7 @@ def test_erasure_costs_more_than_landauer_and_the_fokker_planck_equation_agrees(
 
 def test_gradient_descent_makes_erasure_cheaper(erasure):
     price = {name: erasure.estimates[f"work_{name}"].exact + 20 * erasure.estimates[f"error_{name}"].exact for name in ("hand", "found")}
-    assert price["found"] < 0.9 * price["hand"]
+    assert price["found"] < 0.95 * price["hand"]
     assert erasure.estimates["bit"].value == pytest.approx(np.log(2))
 
 

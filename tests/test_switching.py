@@ -149,9 +149,9 @@ def test_both_ways_give_the_free_energy_at_a_large_step(key, clock):
 def test_reversal_with_the_wrong_clock_is_seen(key):
     dynamics = Overdamped(Breathing(), Ramp(1.0, 4.0), Isothermal(1.0))
     ts, stepper = jnp.linspace(0.0, 1.0, 4), EulerMaruyama(0.0)
-    forward = drive(dynamics, ts, 20_000, stepper=stepper, key=jr.fold_in(key, 0))
+    forward = drive(dynamics, ts, 80_000, stepper=stepper, key=jr.fold_in(key, 0))
     back = reversed_experiment(dynamics, 1.0)
-    right, wrong = (drive(back, ts, 20_000, stepper=s, key=jr.fold_in(key, 1)) for s in (stepper.reversal(), stepper))
+    right, wrong = (drive(back, ts, 80_000, stepper=s, key=jr.fold_in(key, 1)) for s in (stepper.reversal(), stepper))
     assert_estimate(free_energy_change(forward, right), np.log(2.0))
     with pytest.raises(AssertionError):
         assert_estimate(free_energy_change(forward, wrong), np.log(2.0))
