@@ -1,5 +1,18 @@
 import os
+import shutil
+import tempfile
 import zlib
+
+# Most of the suite's time is compilation, and much of it is the same twice: in both workers, in processes that tests start, in functions
+# made anew. One cache for this run, empty at its start, in which they find each other's work.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="thermojax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    # What is read from it is announced on the error stream, which tests of the command line read.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+else:
+    CACHE = None
 
 import jax
 import jax.random as jr
@@ -13,6 +26,11 @@ X64 = os.environ.get("THERMOJAX_TEST_X64", "1") == "1"
 jax.config.update("jax_enable_x64", X64)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_unconfigure():
+    if CACHE is not None:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture

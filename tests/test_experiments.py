@@ -38,6 +38,7 @@ def erasure():
     return run("bit-erasure", steps=400, iterations=20, batch=200, samples=4000, cells=200, tau=2.0, knots=8)
 
 
+@pytest.mark.slow
 def test_erasure_costs_more_than_landauer_and_the_fokker_planck_equation_agrees(erasure):
     for name in ("hand", "found"):
         work, error = erasure.estimates[f"work_{name}"], erasure.estimates[f"error_{name}"]
@@ -48,13 +49,15 @@ def test_erasure_costs_more_than_landauer_and_the_fokker_planck_equation_agrees(
         assert slack.value > 4 * slack.stderr
 
 
+@pytest.mark.slow
 def test_gradient_descent_makes_erasure_cheaper(erasure):
     price = {name: erasure.estimates[f"work_{name}"].exact + 20 * erasure.estimates[f"error_{name}"].exact for name in ("hand", "found")}
     assert price["found"] < 0.95 * price["hand"]
     assert erasure.estimates["bit"].value == pytest.approx(np.log(2))
 
 
-@pytest.mark.parametrize("results", [pytest.param("theorems", marks=pytest.mark.slow), "erasure"])
+@pytest.mark.slow
+@pytest.mark.parametrize("results", ["theorems", "erasure"])
 def test_every_figure_has_labelled_axes(results, request):
     for picture in request.getfixturevalue(results).figures.values():
         for ax in picture.figure.axes:

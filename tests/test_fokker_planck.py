@@ -445,6 +445,7 @@ def test_density_on_a_grid_is_a_distribution(key):
     assert_estimate(mean(-values(found, xs)[0]), exact.entropy())
 
 
+@pytest.mark.slow
 def test_density_on_a_plane_or_a_ring_is_interpolated(key):
     exact = Gaussian([0.3, -0.2], [[0.8, 0.3], [0.3, 0.5]])
     grid = Grid([-5.0, -4.5], [5.5, 4.0], (60, 50))

@@ -69,6 +69,7 @@ def test_work_on_a_moving_trap(distance, duration, stiffness, least, linear, jum
     assert exponential_work(dynamics, start, grid, times(duration)) == pytest.approx(1.0, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_distribution_of_the_work_on_a_moving_trap_is_gaussian():
     dynamics = Overdamped(Harmonic(1.0), Ramp(0.0, 1.0), Isothermal(1.0))
     works = jnp.linspace(-6.0, 7.0, 129)[:-1]
@@ -100,6 +101,7 @@ BREATHING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "last", "duration", "least", "linear", "variance", "delta_f"), BREATHING)
 def test_work_on_a_breathing_trap(first, last, duration, least, linear, variance, delta_f):
     grid, start, ts = Grid(-7.0, 7.0, CELLS), Gaussian([0.0], 1.0 / first), times(duration)
@@ -161,6 +163,7 @@ class Bistable(AbstractPotential):
         return -wells + 0.5 * 9.562515 * (x[0] - lam) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("duration", "expected"), [(0.5, 8.179757), (2.0, 2.778900), (10.0, 0.604363)])
 def test_work_over_a_barrier(duration, expected):
     dynamics = Overdamped(Bistable(), Ramp(-1.0, 1.0, duration), Isothermal(1.0))

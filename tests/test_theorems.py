@@ -74,9 +74,9 @@ def test_error_bars_of_the_residuals_cover_zero_as_often_as_they_say(key):
 def test_histograms_are_a_chi_squared_without_a_bias_by_the_width_or_the_choice_of_bins(key, law):
     # Six wide bins: midpoints would be off by much more than the error bars, and so would bins chosen by their counts.
     def one(key):
-        ahead, back = gaussian_work(key, 1.5, 5000)
+        ahead, back = gaussian_work(key, 1.5, 2000)
         found = (
-            theorems.crooks(ahead, back[:2500], 0.7, bins=6)
+            theorems.crooks(ahead, back[:1000], 0.7, bins=6)
             if law == "crooks"
             else theorems.detailed_fluctuation_theorem(ahead - 0.7, bins=6)
         )

@@ -254,6 +254,7 @@ def test_equilibrium_stays_what_it_is(key):
         assert_estimate(mean(x1s.position[:, i] ** 2), 1 / (1.3 * STIFFNESS), k=4.5)
 
 
+@pytest.mark.slow
 def test_small_mass_is_the_overdamped_limit(key):
     ts = jnp.linspace(0.0, 1.0, 101)
     heavy = Underdamped(Harmonic(STIFFNESS), Ramp(0.0, 1.0), mobility=0.8, mass=0.01)

@@ -135,7 +135,9 @@ def crooks(forward: ArrayLike, backward: ArrayLike, delta: ArrayLike, *, bins: i
     )
     positions = jnp.concatenate([ahead, -back])
     labels = jnp.concatenate([jnp.ones_like(ahead), jnp.zeros_like(back)])
-    return _binned(residual, positions, labels, positions + jnp.log(ahead.shape[0] / back.shape[0]), delta, bins)
+    return _binned(
+        residual, positions, labels, positions + jnp.log(ahead.shape[0] / back.shape[0]), delta, bins, fixed=(ahead.shape[0], back.shape[0])
+    )
 
 
 def detailed_fluctuation_theorem(entropies: ArrayLike, *, bins: int = 30) -> Histogram:
@@ -263,11 +265,12 @@ def landauer(work: ArrayLike, erased: ArrayLike, *, beta: ArrayLike) -> Estimate
     return mean(influence)._replace(value=beta * jnp.mean(work) - (jnp.log(2.0) - jnp.where((rate > 0) & (rate < 1), left, 0.0)))
 
 
-def _binned(residual, positions, labels, logits, shift, bins):
+def _binned(residual, positions, labels, logits, shift, bins, fixed=None):
     r"""A symmetry bin by bin, from what it says of each single sample: which side it comes from, given where it lies.
 
     The label of a sample at $w$ is a coin with the logarithm of its odds in `logits`. Given the places of all samples, the labels in a
-    bin have a known mean and variance, so that neither the width of the bins nor their choice biases anything.
+    bin have a known mean and variance, so that neither the width of the bins nor their choice biases anything. Where the number of
+    samples of either side is `fixed`, the counts of the bins are anticorrelated by $g V_b V_c$ with $g = 1/n + 1/m$.
     """
     chances = jax.nn.sigmoid(logits)
     information = chances * (1.0 - chances)
@@ -282,11 +285,23 @@ def _binned(residual, positions, labels, logits, shift, bins):
     surplus, variance = gather(labels - chances), gather(information)
     used = variance >= _MIN_INFORMATION
     safe = jnp.where(used, variance, 1.0)
-    chi_squared, count = jnp.sum(jnp.where(used, surplus**2 / safe, 0.0)), jnp.sum(used)
+    g = 0.0 if fixed is None else 1.0 / fixed[0] + 1.0 / fixed[1]
+    surplus, variance, count = jnp.where(used, surplus, 0.0), jnp.where(used, variance, 0.0), jnp.sum(used)
+    # The inverse of a diagonal covariance less one of rank one.
+    left = jnp.maximum(1.0 - g * jnp.sum(variance), 1e-3)
+    chi_squared = jnp.sum(surplus**2 / safe) + g * jnp.sum(surplus) ** 2 / left
     p_value = gammaincc(jnp.maximum(count, 1).astype(positions.dtype) / 2, chi_squared / 2)
     centres = 0.5 * (edges[1:] + edges[:-1])
     blank = lambda a: jnp.where(used, a, jnp.nan)
-    return Histogram(residual, centres + shift, blank(centres + surplus / safe), blank(1.0 / jnp.sqrt(safe)), chi_squared, count, p_value)
+    return Histogram(
+        residual,
+        centres + shift,
+        blank(centres + surplus / safe),
+        blank(jnp.sqrt((1.0 - g * variance) / safe)),
+        chi_squared,
+        count,
+        p_value,
+    )
 
 
 def _block_moments(x0s, x1s, entropies, blocks):
