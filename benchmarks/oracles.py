@@ -4,15 +4,13 @@ Bennett's estimate of a million samples on each side against pymbar's of the sam
 steps, and its gradient with respect to 32 knots, against the forward pass and against the tridiagonal solves alone.
 """
 
-import argparse
-import json
-import pathlib
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pymbar
+import record
 from jax.lax.linalg import tridiagonal_solve
 
 from thermojax.distributions import equilibrium
@@ -53,7 +51,7 @@ def oracle(cells, steps):
 
 
 def main(*, smoke: bool) -> dict:
-    """Measure, print the table and write the results."""
+    """Measure and print the table."""
     jax.config.update("jax_enable_x64", True)
     samples, cells, steps, rounds = (10_000, 200, 100, 2) if smoke else (1_000_000, 1000, 1000, 7)
     jobs, gap = bennett(samples)
@@ -80,18 +78,11 @@ def main(*, smoke: bool) -> dict:
         "bar_minus_pymbar": gap,
         "mean_work_over_solves": seconds["mean work"] / seconds["tridiagonal solves alone"],
         "gradient_over_mean_work": seconds["its gradient"] / seconds["mean work"],
-        "versions": versions(),
     }
     for name in ("bar_over_pymbar", "bar_minus_pymbar", "mean_work_over_solves", "gradient_over_mean_work"):
         print(f"{name}: {result[name]:.3g}")
-    if not smoke:
-        folder = pathlib.Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        (folder / "oracles.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a small version, in seconds")
-    main(**vars(parser.parse_args()))
+    record.run(main, __doc__)

@@ -5,16 +5,13 @@ cost?
 a table; ``--smoke`` does a small version in seconds. Results go to ``benchmarks/results/throughput.json``.
 """
 
-import argparse
-import json
-import pathlib
-import subprocess
 import time
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import record
 
 from thermojax.speed import ensemble_job, gradient_job, interleaved, normals_only, quartic_trap
 from thermojax.store import versions
@@ -36,14 +33,8 @@ def textbook(samples, steps):
     return lambda key: solve(jr.split(key, samples))
 
 
-def commit():
-    """The commit that was measured, and whether the tree had changes."""
-    git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-    return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
-
-
 def main(*, smoke: bool) -> dict:
-    """Measure, print the table and write the results."""
+    """Measure and print the table."""
     samples, steps, rounds = (1000, 50, 3) if smoke else (10_000, 1000, 7)
     jobs = {
         "normals alone (the limit)": normals_only(samples, steps),
@@ -68,23 +59,14 @@ def main(*, smoke: bool) -> dict:
         print(f"{name:42s} {samples * steps / s / 1e6:16.1f} {limit / s:13.3f} {compiled.get(name, float('nan')):20.2f}")
     ratio = seconds["its reverse-mode gradient"] / forward
     print(f"gradient over forward pass: {ratio:.2f}")
-    result = {
+    return {
         "samples": samples,
         "steps": steps,
         "seconds": seconds,
         "of_limit": limit / forward,
         "gradient_over_forward": ratio,
-        "versions": versions(),
-        **commit(),
     }
-    if not smoke:
-        folder = pathlib.Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        (folder / "throughput.json").write_text(json.dumps(result, indent=2) + "\n")
-    return result
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="a small version, in seconds")
-    main(**vars(parser.parse_args()))
+    record.run(main, __doc__)

@@ -1,10 +1,11 @@
 """Systems that several tests share. None is symmetric: a symmetric one cannot see a sign error."""
 
+import jax
 import jax.numpy as jnp
 
 from thermojax.baths import Isothermal, LinearBeta
 from thermojax.dynamics import Overdamped
-from thermojax.potentials import DoubleWell, Harmonic, Polynomial, Tilt
+from thermojax.potentials import AbstractPotential, DoubleWell, Harmonic, Polynomial, Tilt
 from thermojax.protocols import PiecewiseLinear, Ramp
 from thermojax.steppers import EulerMaruyama, ExactLinear
 
@@ -38,3 +39,16 @@ STEPPERS = {
     "right": EulerMaruyama(1.0),
     "exact": ExactLinear(),
 }
+
+
+def spying_trap(traces):
+    """A class of traps that note in the list `traces` each time they are traced."""
+
+    class Spy(AbstractPotential):
+        stiffness: jax.Array
+
+        def __call__(self, x, lam):
+            traces.append(1)
+            return 0.5 * self.stiffness * jnp.sum((x - lam) ** 2)
+
+    return Spy

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 from assertions import assert_estimate, assert_order, needs_x64, rounding
-from systems import STEPPERS, SYSTEMS
+from systems import spying_trap, STEPPERS, SYSTEMS
 
 from thermojax.baths import Isothermal
 from thermojax.dynamics import OrnsteinUhlenbeck, Overdamped, VariancePreserving
 from thermojax.ensemble import accumulate, along, refine, simulate
 from thermojax.estimators import mean
 from thermojax.functionals import log_ratio, work
-from thermojax.potentials import AbstractPotential, Harmonic
+from thermojax.potentials import Harmonic
 from thermojax.protocols import Constant, Ramp
 from thermojax.steppers import Diffrax, EulerMaruyama, ExactLinear
 
@@ -76,15 +76,8 @@ def test_jit_vmap_and_grad_go_through(key):
 
 def test_new_parameter_values_do_not_retrace(key):
     traces = []
-
-    class Spy(AbstractPotential):
-        stiffness: jax.Array
-
-        def __call__(self, x, lam):
-            traces.append(1)
-            return 0.5 * self.stiffness * jnp.sum((x - lam) ** 2)
-
-    run = lambda k: accumulate(work, Overdamped(Spy(jnp.asarray(k)), Ramp(0.0, k)), jnp.zeros((3, 1)), jnp.array(TS), key=key)
+    spy = spying_trap(traces)
+    run = lambda k: accumulate(work, Overdamped(spy(jnp.asarray(k)), Ramp(0.0, k)), jnp.zeros((3, 1)), jnp.array(TS), key=key)
     run(1.0)
     first = len(traces)
     run(2.0)

@@ -1,6 +1,7 @@
 import jax.random as jr
 import numpy as np
 import pytest
+from assertions import rounding
 
 from thermojax.experiments import EXPERIMENTS, Silent
 
@@ -27,24 +28,25 @@ def test_fluctuation_theorems_agree_with_their_exact_values(theorems):
 @pytest.mark.slow
 def test_balance_of_the_fokker_planck_equation_closes(theorems):
     # <Y> - change of beta F = <total entropy> + KL(p || equilibrium), without noise; the steady state is Boltzmann's.
-    for name in ("balance", "steady_kl", "first_law"):
-        assert abs(theorems.estimates[name].value) < 2e-3, name
+    for name in ("balance", "first_law"):
+        assert abs(theorems.estimates[name].value) < rounding(10, 1000), name
+    # Cells are not points: second order in their size.
+    assert abs(theorems.estimates["steady_kl"].value) < 1e-5
     assert theorems.estimates["second_law"].value > 0
     assert theorems.estimates["relaxation_left"].value > 0
 
 
 @pytest.fixture(scope="module")
 def erasure():
-    return run("bit-erasure", steps=400, iterations=20, batch=200, samples=4000, cells=200, tau=2.0, knots=8)
+    return run("bit-erasure", steps=2000, iterations=100, batch=200, samples=4000, cells=200, tau=2.0, knots=8)
 
 
 @pytest.mark.slow
 def test_erasure_costs_more_than_landauer_and_the_fokker_planck_equation_agrees(erasure):
     for name in ("hand", "found"):
         work, error = erasure.estimates[f"work_{name}"], erasure.estimates[f"error_{name}"]
-        # The simulated steps are a little off in the steep wells.
-        assert abs(work.value - work.exact) < 4 * work.stderr + 0.02 * work.exact
-        assert abs(error.value - error.exact) < 4 * error.stderr + 0.01
+        for measured in (work, error):
+            assert abs(measured.value - measured.exact) < 4 * measured.stderr
         slack = erasure.estimates[f"landauer_{name}"]
         assert slack.value > 4 * slack.stderr
 
@@ -52,7 +54,7 @@ def test_erasure_costs_more_than_landauer_and_the_fokker_planck_equation_agrees(
 @pytest.mark.slow
 def test_gradient_descent_makes_erasure_cheaper(erasure):
     price = {name: erasure.estimates[f"work_{name}"].exact + 20 * erasure.estimates[f"error_{name}"].exact for name in ("hand", "found")}
-    assert price["found"] < 0.95 * price["hand"]
+    assert price["found"] < 0.9 * price["hand"]
     assert erasure.estimates["bit"].value == pytest.approx(np.log(2))
 
 

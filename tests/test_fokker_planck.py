@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from assertions import assert_estimate, assert_order, needs_x64, rounding
-from systems import SYSTEMS, twisting, wavy
+from systems import spying_trap, SYSTEMS, twisting, wavy
 
 from thermojax.baths import Isothermal, LinearBeta
 from thermojax.distributions import Gaussian, standard_normal
@@ -31,7 +31,7 @@ from thermojax.fokker_planck import (
     work_distribution,
     work_moments,
 )
-from thermojax.potentials import AbstractPotential, DoubleWell, Harmonic, Polynomial, Tilt
+from thermojax.potentials import DoubleWell, Harmonic, Polynomial, Tilt
 from thermojax.protocols import Constant, PiecewiseLinear, Ramp
 
 LINE = Grid(-8.0, 9.0, 120)
@@ -401,16 +401,10 @@ def test_entropy_production_between_two_baths_is_differentiable_in_the_temperatu
 
 def test_new_parameter_values_do_not_retrace():
     traces = []
-
-    class Spy(AbstractPotential):
-        stiffness: jax.Array
-
-        def __call__(self, x, lam):
-            traces.append(1)
-            return 0.5 * self.stiffness * jnp.sum((x - lam) ** 2)
+    spy = spying_trap(traces)
 
     def run(stiffness):
-        dynamics = Overdamped(Spy(jnp.array(stiffness)), Ramp(0.0, stiffness), Isothermal(stiffness))
+        dynamics = Overdamped(spy(jnp.array(stiffness)), Ramp(0.0, stiffness), Isothermal(stiffness))
         start = Gaussian([0.0], 1 / stiffness)
         evolve(dynamics, start, LINE, TS)
         energetics(dynamics, start, LINE, TS)

@@ -139,7 +139,7 @@ def test_steady_state_obeys_the_detailed_theorem_and_the_second_law(steady):
         assert_estimate(estimate, 0.0)
     # Entropy production of the rotation: omega^2 <r^2> = 2 omega^2 per unit time.
     assert_estimate(theorems.second_law(steady["medium"]), 2 * ROTATION**2)
-    assert_estimate(theorems.second_law(steady["total"]), 2 * ROTATION**2, k=5)
+    assert_estimate(theorems.second_law(steady["total"]), 2 * ROTATION**2)
     with pytest.raises(AssertionError):
         assert_estimate(theorems.detailed_fluctuation_theorem(1.3 * steady["total"]).residual, 0.0)
 
@@ -178,9 +178,9 @@ def test_hatano_sasa_holds_where_jarzynski_does_not(key):
     assert_estimate(theorems.integral_fluctuation_theorem(keeping), 0.0)
     with pytest.raises(AssertionError):
         assert_estimate(theorems.hatano_sasa(-excess), 0.0)
-    # The total entropy is what keeps the steady state and what leaves it, path by path up to the time step.
+    # The total entropy is what keeps the steady state and what leaves it: exactly so on every path of kernels that know it.
     total = path_log_ratio(lambda x: log_steady(x, 1.0), lambda x: log_steady(x, 3.0), x0s, x1s, ratio)
-    assert jnp.abs(jnp.mean(total - keeping - excess)) < 0.05 * jnp.mean(total)
+    assert jnp.max(jnp.abs(total - keeping - excess)) < rounding(1e3, 100)
 
 
 TRANSPORTS = {

@@ -178,12 +178,11 @@ def test_log_ratio_changes_sign_when_the_path_is_reversed(key):
     back = Underdamped(dynamics.potential, *(Reverse(s, 1.0) for s in (dynamics.protocol, dynamics.bath, dynamics.mobility)), MASS)
     for word in ("BAOAB", "OBAB"):
         xs = simulate(dynamics, states(key, dim=1), ts, stepper=Splitting(word), key=key)
-        path = jax.tree.map(lambda a: a[:, 0], xs)
-        turned = Phase(path.position[::-1], -path.velocity[::-1])
-        ratio = along(log_ratio, dynamics, ts, path, stepper=Splitting(word))
-        reverse = along(log_ratio, back, ts, turned, stepper=Splitting(word).reversal())
-        assert abs(ratio + reverse) < rounding(100, 80)
-        assert abs(ratio) > 0.01
+        turned = Phase(xs.position[::-1], -xs.velocity[::-1])
+        total = lambda d, paths, s: jax.vmap(lambda path: along(log_ratio, d, ts, path, stepper=s), in_axes=1)(paths)
+        ratios, reverse = total(dynamics, xs, Splitting(word)), total(back, turned, Splitting(word).reversal())
+        assert jnp.max(jnp.abs(ratios + reverse)) < rounding(100, 80)
+        assert jnp.max(jnp.abs(ratios)) > 0.1
 
 
 def trap_work(duration, mobility):
@@ -248,10 +247,11 @@ def test_gradient_of_the_mean_work_vanishes_at_the_optimal_kicks_and_jumps(key):
 def test_equilibrium_stays_what_it_is(key):
     dynamics = Underdamped(Harmonic(STIFFNESS), Constant(0.0), Isothermal(1.3), 0.8, [0.5, 2.0])
     x0s = phase_equilibrium(dynamics.potential, 0.0, beta=1.3, mass=jnp.array([0.5, 2.0]), dim=2).sample(20_000, key=jr.fold_in(key, 99))
-    x1s, _ = accumulate((), dynamics, x0s, jnp.linspace(0.0, 2.0, 21), key=key)
+    # Steps so short that the velocities, off by (omega h/2)^2, show nothing of it.
+    x1s, _ = accumulate((), dynamics, x0s, jnp.linspace(0.0, 2.0, 101), key=key)
     for i, mass in enumerate((0.5, 2.0)):
-        assert_estimate(mean(x1s.velocity[:, i] ** 2), 1 / (1.3 * mass), k=4.5)
-        assert_estimate(mean(x1s.position[:, i] ** 2), 1 / (1.3 * STIFFNESS), k=4.5)
+        assert_estimate(mean(x1s.velocity[:, i] ** 2), 1 / (1.3 * mass))
+        assert_estimate(mean(x1s.position[:, i] ** 2), 1 / (1.3 * STIFFNESS))
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def _draw_line(ax, symmetry, delta):
     seen = np.isfinite(logs)
     ax.errorbar(centres[seen], logs[seen], errors[seen], fmt="o", markersize=3, color=COLOURS["first"], label="measured")
     if seen.any():
-        curve(ax, lambda w: w - delta, centres[seen].min(), centres[seen].max(), label="slope one")
+        curve(ax, lambda w: w - delta, float(centres[seen].min()), float(centres[seen].max()), label="slope one")
     ax.legend(frameon=False)
 
 

@@ -27,10 +27,7 @@ class Ancestral(AbstractGaussianStepper):
     """
 
     normals: ClassVar[int] = 1
-
-    def clock_at(self, t0, t1):
-        del t1
-        return t0
+    clock: ClassVar[float] = 0.0
 
     def reversal(self):
         raise TypeError("`stepper` must have a reversal by the same kernels, got Ancestral.")

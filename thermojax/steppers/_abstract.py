@@ -22,10 +22,12 @@ class AbstractStepper(eqx.Module):
 
     normals: eqx.AbstractVar[int]
     """How many standard normals a step takes for each coordinate."""
+    clock: eqx.AbstractVar[float]
+    """Where in the step the coefficients are read, from 0 (left) to 1 (right)."""
 
-    @abc.abstractmethod
     def clock_at(self, t0: Scalar, t1: Scalar) -> Scalar:
-        """The time in the step at which functionals read the coefficients."""
+        """The time in the step at which the coefficients are read."""
+        return t0 + self.clock * (t1 - t0)
 
     @abc.abstractmethod
     def reversal(self) -> "AbstractStepper":
@@ -38,6 +40,11 @@ class AbstractStepper(eqx.Module):
     @abc.abstractmethod
     def __call__(self, dynamics: AbstractDynamics, t0: Scalar, t1: Scalar, x0: State, zs: Float[Array, "normal dim"]) -> State:
         """The state at `t1`, if the protocol gives no kick."""
+
+
+def check_clock(clock: float) -> None:
+    """Raise ``ValueError`` unless a clock lies in its step."""
+    require(0.0 <= clock <= 1.0, "clock", "lie between 0 and 1", clock)
 
 
 def advance(

@@ -1,5 +1,7 @@
 """Solvers of diffrax as steppers."""
 
+from typing import ClassVar
+
 import diffrax
 import jax.numpy as jnp
 
@@ -20,6 +22,7 @@ class Diffrax(AbstractStepper):
 
     solver: diffrax.AbstractSolver
     """An explicit solver for additive noise (Itô and Stratonovich agree)."""
+    clock: ClassVar[float] = 0.5
 
     @property
     def normals(self) -> int:
@@ -27,9 +30,6 @@ class Diffrax(AbstractStepper):
         area = getattr(self.solver, "minimal_levy_area", diffrax.BrownianIncrement)
         space_time_time = issubclass(area, diffrax.AbstractSpaceTimeTimeLevyArea)
         return 3 if space_time_time else 2 if issubclass(area, diffrax.AbstractSpaceTimeLevyArea) else 1
-
-    def clock_at(self, t0, t1):
-        return t0 + 0.5 * (t1 - t0)
 
     def reversal(self):
         return self

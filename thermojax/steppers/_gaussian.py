@@ -14,7 +14,7 @@ from thermojax._array import Scalar
 from thermojax._check import ensure, require
 from thermojax.dynamics import AbstractDynamics, AbstractNoising
 from thermojax.phase import Amplitude, Phase, State
-from thermojax.steppers._abstract import AbstractStepper, check_shapes, sde_terms
+from thermojax.steppers._abstract import AbstractStepper, check_clock, check_shapes, sde_terms
 
 
 class AbstractGaussianStepper(AbstractStepper):
@@ -36,10 +36,7 @@ class EulerMaruyama(AbstractGaussianStepper):
     normals: ClassVar[int] = 1
 
     def __check_init__(self):
-        require(0.0 <= self.clock <= 1.0, "clock", "lie between 0 and 1", self.clock)
-
-    def clock_at(self, t0, t1):
-        return t0 + self.clock * (t1 - t0)
+        check_clock(self.clock)
 
     def reversal(self):
         return EulerMaruyama(1.0 - self.clock)
@@ -74,10 +71,7 @@ class ExactLinear(AbstractGaussianStepper):
     normals: ClassVar[int] = 1
 
     def __check_init__(self):
-        require(0.0 <= self.clock <= 1.0, "clock", "lie between 0 and 1", self.clock)
-
-    def clock_at(self, t0, t1):
-        return t0 + self.clock * (t1 - t0)
+        check_clock(self.clock)
 
     def reversal(self):
         return ExactLinear(1.0 - self.clock)

@@ -8,7 +8,7 @@ from thermojax._array import Scalar
 from thermojax._check import require
 from thermojax.dynamics import Underdamped
 from thermojax.phase import Phase
-from thermojax.steppers._abstract import AbstractStepper, check_shapes
+from thermojax.steppers._abstract import AbstractStepper, check_clock, check_shapes
 
 
 class Splitting(AbstractStepper):
@@ -36,11 +36,8 @@ class Splitting(AbstractStepper):
 
     def __init__(self, word: str = "BAOAB", clock: float = 0.5):
         require(set(word) == set("ABO"), "word", "be made of the letters A, B and O, each at least once", repr(word))
-        require(0.0 <= clock <= 1.0, "clock", "lie between 0 and 1", clock)
+        check_clock(clock)
         self.word, self.clock, self.normals = word, clock, word.count("O")
-
-    def clock_at(self, t0, t1):
-        return t0 + self.clock * (t1 - t0)
 
     def reversal(self):
         return Splitting(self.word[::-1], 1.0 - self.clock)
