@@ -30,13 +30,19 @@ class AbstractNoising(AbstractDynamics):
     def variance(self, t: Scalar) -> Scalar:
         r"""The variance $v(t)$ of the noise in $x_t$."""
 
-    @abc.abstractmethod
     def transition(self, t0: Scalar, t1: Scalar) -> tuple[Scalar, Scalar]:
         r"""Factor and variance of the step: $x_{t_1} \mid x_{t_0} \sim N(a\,x_{t_0}, w)$."""
+        # w = v_1 - a^2 v_0, written by expm1: the difference would lose the digits of a short step.
+        factor = jnp.exp(self.log_alpha(t1) - self.log_alpha(t0))
+        return factor, -self.variance(t1) * jnp.expm1(self.log_snr(t1) - self.log_snr(t0))
 
     def alpha(self, t: Scalar) -> Scalar:
         r"""The factor $\alpha(t)$ by which the data have shrunk."""
         return jnp.exp(self.log_alpha(t))
+
+    def log_snr(self, t: Scalar) -> Scalar:
+        r"""The log signal-to-noise ratio $\lambda(t) = \ln(\alpha^2/v)$, for data of unit variance."""
+        return 2.0 * self.log_alpha(t) - jnp.log(self.variance(t))
 
     def marginal(self, data: Closed, t: Scalar) -> Closed:
         """The density at time `t` of data that are a Gaussian or a mixture, exactly."""
@@ -102,7 +108,7 @@ class VariancePreserving(AbstractNoising):
         return -jnp.expm1(2.0 * self.log_alpha(t))
 
     def transition(self, t0, t1):
-        return _preserving_step(self, t0, t1)
+        return preserving_step(self, t0, t1)
 
 
 class LogSnrLinear(AbstractNoising):
@@ -123,8 +129,7 @@ class LogSnrLinear(AbstractNoising):
     def __check_init__(self):
         check_positive(self.start - self.stop, "start - stop")
 
-    def log_snr(self, t: Scalar) -> Scalar:
-        r"""The log signal-to-noise ratio $\gamma(t)$."""
+    def log_snr(self, t):
         return self.start + (self.stop - self.start) * t
 
     def drift(self, t, x):
@@ -140,7 +145,7 @@ class LogSnrLinear(AbstractNoising):
         return jax.nn.sigmoid(-self.log_snr(t))
 
     def transition(self, t0, t1):
-        return _preserving_step(self, t0, t1)
+        return preserving_step(self, t0, t1)
 
 
 class VarianceExploding(AbstractNoising):
@@ -176,7 +181,8 @@ class VarianceExploding(AbstractNoising):
         return jnp.ones_like(t0), self.variance(t1) - self.variance(t0)
 
 
-def _preserving_step(noising, t0, t1):
+def preserving_step(noising: AbstractNoising, t0: Scalar, t1: Scalar) -> tuple[Scalar, Scalar]:
+    """The transition of a process that preserves unit variance."""
     # 1 - a^2 by expm1: the difference of two variances near one would lose the digits of a short step.
     log_factor = noising.log_alpha(t1) - noising.log_alpha(t0)
     return jnp.exp(log_factor), -jnp.expm1(2.0 * log_factor)
