@@ -9,11 +9,45 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
-from thermojax._check import require
+from thermojax._check import ensure, require
 from thermojax.distributions import AbstractDistribution
 from thermojax.dynamics import AbstractDynamics, AbstractNoising, ProbabilityFlow, Reversed, Score
 from thermojax.ensemble import accumulate
 from thermojax.steppers import AbstractGaussianStepper, AbstractStepper
+
+
+def log_snr_grid(noising: AbstractNoising, start: ArrayLike, horizon: ArrayLike, steps: int) -> Float[Array, " time"]:
+    """Times from `start` to `horizon` at equal steps of the log signal-to-noise ratio.
+
+    Steps of a sampler on this grid each remove the same factor of noise. Keep a `start` before which there is no noise out of it.
+
+    Args:
+        noising: The noising process.
+        start: Earliest time, at which there is noise.
+        horizon: Latest time.
+        steps: Number of steps, one less than that of the times.
+
+    Raises:
+        ValueError: if the ratio is not finite at both ends.
+    """
+    require(steps >= 1, "steps", "be at least 1", steps)
+    start, horizon = (jnp.asarray(t, jnp.result_type(float, t)) for t in (start, horizon))
+    ends = jnp.stack([noising.log_snr(start), noising.log_snr(horizon)])
+    ends = ensure(ends, jnp.isfinite(ends), "start", "have a finite log signal-to-noise ratio, like `horizon`", ends)
+    return _log_snr_grid(noising, start, horizon, jnp.linspace(ends[0], ends[1], steps + 1))
+
+
+@eqx.filter_jit
+def _log_snr_grid(noising, start, horizon, levels):
+    def halve(interval, _):
+        low, high = interval
+        middle = 0.5 * (low + high)
+        early = jax.vmap(noising.log_snr)(middle) > levels
+        return (jnp.where(early, middle, low), jnp.where(early, high, middle)), None
+
+    interval = jnp.full_like(levels, start), jnp.full_like(levels, horizon)
+    (low, high), _ = jax.lax.scan(halve, interval, length=60)
+    return (0.5 * (low + high)).at[0].set(start).at[-1].set(horizon)
 
 
 class Ancestral(AbstractGaussianStepper):

@@ -14,9 +14,9 @@ class ScoreMatching(eqx.Module):
     r"""The conditional path KL, $\int\tfrac12\sigma_t^2\,\langle\lVert s_\theta - \nabla\ln p(x_t|x_0)\rVert^2\rangle\,dt$, on a batch of
     data.
 
-    It is the part of the path-measure bound on the likelihood that depends on the score, so that training minimises what `audit` reports.
-    Times are stratified over the batch, and drawn more often where `focus` is larger, which leaves the mean as it is and changes only its
-    variance. A network with dropout takes ``score(t, x, key=key)``.
+    It is the part of the path-measure bound on the likelihood that depends on the score, so that training minimises what
+    `noise_profile` reports. Times are stratified over the batch, and drawn more often where `focus` is larger, which leaves the mean as it
+    is and changes only its variance. A network with dropout takes ``score(t, x, key=key)``.
 
     Reference:
         P. Vincent, Neural Comput. 23, 1661 (2011); Y. Song et al., arXiv:2101.09258 (2021), theorem 1.
