@@ -87,6 +87,7 @@ def test_the_report_refers_to_nothing_outside_itself(finished):
     assert "http" not in report
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):
     command("run", "moving-trap", *QUICK, "--set", "distance=5", "--set", "samples=20000", "--out", "again", "--seed", 3, cwd=tmp_path)
     first, second = (json.loads((p / "summary.json").read_text())["estimates"] for p in (finished, tmp_path / "again"))
@@ -155,6 +156,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, how):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_while_writing_leaves_nothing(tmp_path, monkeypatch):
     import jax.random as jr
 

@@ -57,6 +57,7 @@ def test_every_residual_sees_work_that_breaks_the_laws(key, scale, delta):
         assert abs(estimate.value) > 4 * estimate.stderr
 
 
+@pytest.mark.slow
 @needs_x64
 def test_error_bars_of_the_residuals_cover_zero_as_often_as_they_say(key):
     def one(key):
@@ -70,6 +71,7 @@ def test_error_bars_of_the_residuals_cover_zero_as_often_as_they_say(key):
     assert jnp.all((covered > 0.92) & (covered < 0.97)), covered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["crooks", "detailed"])
 def test_histograms_are_a_chi_squared_without_a_bias_by_the_width_or_the_choice_of_bins(key, law):
     # Six wide bins: midpoints would be off by much more than the error bars, and so would bins chosen by their counts.

@@ -16,15 +16,14 @@ from pydantic import Field
 
 from thermojax.distributions import Gaussian, standard_normal
 from thermojax.dynamics import LogSnrLinear
-from thermojax.estimators import Estimate, mean
+from thermojax.estimators import mean
 from thermojax.experiments._experiment import Experiment, Parameters, Picture, Progress, Quantity, Results
 from thermojax.generative import (
     Ancestral,
-    Audit,
     audit,
     Cells,
     flow_log_prob,
-    path_bound,
+    NoiseProfile,
     sample_sde,
     ScoreMatching,
     ScoreNetwork,
@@ -49,8 +48,8 @@ class Digits(Parameters):
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the images held out, always the same")
     patience: int = Field(3, ge=1, description="rounds of 100 steps without a better validation before training stops")
     noise_levels: int = Field(100, ge=2, description="noise levels of the audit")
-    sampler_steps: int = Field(500, ge=2, description="steps of the sampler, and of its own bound")
-    exact_images: int = Field(32, ge=2, description="held-out images whose likelihood takes the exact divergence")
+    sampler_steps: int = Field(256, ge=16, description="steps of the sampler, and of its own bound")
+    exact_images: int = Field(32, ge=2, description="held-out images whose likelihood takes the exact divergence and importance weights")
     samples: int = Field(48, ge=1, description="images to generate")
     mixture: int = Field(20, ge=1, description="largest number of components of the Gaussian mixtures compared")
 
@@ -134,13 +133,22 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
     fitted = train(data, p, keys[0], progress)
     score, prior = fitted.model, standard_normal(DIM)
 
-    with progress.stage("auditing held-out images"):
-        held = jax.block_until_ready(audit(score, NOISING, unseen, levels=p.noise_levels, key=keys[1]))
-    with progress.stage("auditing training images"):
-        trained = jax.block_until_ready(audit(score, NOISING, seen, levels=p.noise_levels, key=keys[1]))
-    grid = jnp.linspace(0.0, 1.0, p.sampler_steps + 1)
-    with progress.stage("bounding the sampler's own likelihood"):
-        discrete = jax.block_until_ready(path_bound(score, NOISING, unseen, grid, key=keys[2]))
+    budgets = (p.sampler_steps // 16, p.sampler_steps // 4, p.sampler_steps)
+    with progress.stage("auditing the score"):
+        found = audit(
+            score,
+            NOISING,
+            unseen,
+            trained_on=seen,
+            levels=p.noise_levels,
+            budgets=budgets,
+            likelihoods=p.exact_images,
+            particles=8,
+            key=keys[1],
+        )
+    held, discrete = found.profile, found.budgets[-1].bound
+    assert found.memorised is not None
+    memorised, trained = found.memorised.total, found.memorised.seen
     shrunk = NOISING.alpha(jnp.zeros(()))
     shift = DIM * float(NOISING.log_alpha(jnp.zeros(())))
     with progress.stage("likelihood by the probability flow"):
@@ -148,6 +156,7 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
     few = unseen[: p.exact_images]
     with progress.stage("the same with the exact divergence"):
         exact = jax.block_until_ready(flow_log_prob(NOISING, score, shrunk * few, prior=prior))
+    grid = jnp.linspace(0.0, 1.0, p.sampler_steps + 1)
     with progress.stage("generating images"):
         drawn = sample_sde(NOISING, score, p.samples, grid, prior=prior, stepper=Ancestral(), key=keys[4]) / shrunk
 
@@ -165,7 +174,18 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
     part("terminal_held_out", held.terminal, "terminal mismatch: the prior is not the noised image")
     part("path_kl_held_out", held.path_kl, "conditional path KL, summed over all noise levels")
     add("decoding_held_out", held.decoding, "cost of undoing the noise of the earliest time")
-    part("memorised", _difference(held.path_kl, trained.path_kl), "path KL of held-out minus training images: what the model memorised")
+    add(
+        "sampler_held_out",
+        found.sampler.nll,
+        f"negative log-likelihood of that sampler by importance weights, first {p.exact_images} images",
+    )
+    for terms in found.budgets[:-1]:
+        add(f"sampler_bound_{terms.steps.shape[0]}_steps", terms.bound, f"bound on the likelihood with {terms.steps.shape[0]} steps")
+    part("certain_error", held.recoverable, "certain error of the score: the least that a better one would save")
+    add("averaged_likelihood", found.limits.likelihood, "negative log-likelihood averaged over the noising, L of the entropy-rate limits")
+    add("entropy_of_the_data", found.limits.entropy, "entropy of the images by the learned entropy rates; no bound")
+    add("ceiling_of_the_sde", found.limits.ceiling, "upper limit on the negative log-likelihood of the SDE by the entropy rates")
+    part("memorised", memorised, "path KL of held-out minus training images: what the model memorised")
     for name, (values, words) in baselines.items():
         add(name, mean(jnp.asarray(values)), words)
     results.estimates["steps_trained"] = Quantity(float(fitted.steps), "gradient steps of the model kept, by validation")
@@ -178,8 +198,13 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
         "Conditional path KL by noise level, in bits per dimension and per unit of log signal-to-noise ratio; its area is the bulk of the "
         "bound. Right, held-out minus training images: where it rises above zero the model has memorised.",
     )
+    results.figures["steps"] = Picture(
+        _draw_steps(found.budgets),
+        "What the sampler's time step costs by noise level: the divergence of each denoising kernel less the path KL of the same "
+        "interval in continuous time, for three step budgets.",
+    )
     results.figures["entropy_rates"] = Picture(
-        _draw_rates(held),
+        _draw_rates(found.limits),
         "Entropy rates along the noising of held-out images, with the learned score: the system's, the exchange with the medium, and their "
         "difference, the intrinsic rate (entropy production).",
     )
@@ -193,6 +218,8 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
         f"With {p.sampler_steps} steps the sampler itself is bounded by {bits['sampler_bound_held_out']:.3f}: the rest is its time step.",
         f"Training images cost {bits['elbo_train']:.3f}: {bits['memorised']:.3f} bits per dimension of path KL are memorised. "
         f"Training ended by {fitted.stopped}; the model kept is that of step {fitted.steps}.",
+        *found.faults,
+        *found.remarks,
     ]
     return results
 
@@ -213,16 +240,6 @@ def _baselines(train, validation, held_out, largest):
     }
 
 
-def _difference(a: Estimate, b: Estimate) -> Estimate:
-    """The difference of two independent means."""
-    return a._replace(
-        value=a.value - b.value,
-        stderr=jnp.hypot(a.stderr, b.stderr),
-        ess=jnp.minimum(a.ess, b.ess),
-        trustworthy=a.trustworthy & b.trustworthy,
-    )
-
-
 def _rows(drawn, held_out, data):
     grey = lambda xs: np.clip(xs * data.scale + data.mean - 0.5, 0, LEVELS - 1).reshape(-1, *SHAPE)
     generated, real = grey(drawn), grey(held_out[: min(len(drawn), 16)])
@@ -230,7 +247,7 @@ def _rows(drawn, held_out, data):
     return [*rows, ("held out", real)]
 
 
-def _per_level(found: Audit):
+def _per_level(found: NoiseProfile):
     """Log signal-to-noise ratio, path KL per unit of it in bits per dimension, and the error of that."""
     unit = DIM * np.log(2) * float(NOISING.start - NOISING.stop)
     return np.asarray(NOISING.log_snr(found.ts)), np.asarray(found.rates) / unit, np.asarray(found.rate_errors) / unit
@@ -253,13 +270,27 @@ def _draw_dissipation(held, trained):
     return figure
 
 
-def _draw_rates(held):
+def _draw_steps(budgets):
     figure, (ax,) = panels()
-    snr = np.asarray(NOISING.log_snr(held.ts))
+    for terms, colour in zip(budgets, ("second", "first", "exact"), strict=True):
+        steps = terms.steps.shape[0]
+        unit = DIM * np.log(2) * float(NOISING.start - NOISING.stop) / steps
+        snr = np.asarray(NOISING.log_snr(terms.ts - 0.5 * terms.widths))
+        cost = np.asarray(terms.gaps) / unit
+        band(ax, snr, cost, np.asarray(terms.gap_errors) / unit, label=f"{steps} steps", colour=COLOURS[colour])
+    ax.invert_xaxis()
+    ax.set(xlabel="log signal-to-noise ratio", ylabel="discretisation (bits / dim / unit)", yscale="symlog")
+    ax.legend(frameon=False)
+    return figure
+
+
+def _draw_rates(limits):
+    figure, (ax,) = panels()
+    snr = np.asarray(NOISING.log_snr(limits.ts))
     unit = DIM * float(NOISING.start - NOISING.stop)
     # Images near equilibrium exchange next to nothing: system and intrinsic rate all but coincide, so one is dashed.
     for name, colour, style in (("system", "first", "-"), ("exchange", "second", "-"), ("intrinsic", "exact", "--")):
-        ax.plot(snr, np.asarray(getattr(held, name)) / unit, style, color=COLOURS[colour], label=name)
+        ax.plot(snr, np.asarray(getattr(limits, name).values) / unit, style, color=COLOURS[colour], label=name)
     ax.axhline(0, color=COLOURS["faint"], linewidth=0.8)
     ax.invert_xaxis()
     ax.set(xlabel="log signal-to-noise ratio", ylabel="entropy rate (nats / dim / unit)")
