@@ -2,17 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 Scalar = Float[Array, ""]
 
 
 def as_float(value: ArrayLike | list | tuple) -> Array:
-    """Return `value` as an array of the default floating-point type."""
+    """Return `value` as a floating-point array: an array of such numbers in its own precision, all else in the default one."""
     array = jnp.asarray(value)
     if jnp.iscomplexobj(array):
         raise TypeError(f"`value` must be real, got {value}.")
-    return array.astype(float)
+    known = isinstance(value, jax.Array | np.ndarray) and jnp.issubdtype(array.dtype, jnp.floating) and not array.weak_type
+    return array if known else array.astype(float)
 
 
 def as_scalar(value: Float[ArrayLike, ""] | int) -> Scalar:

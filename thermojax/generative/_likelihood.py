@@ -1,6 +1,6 @@
 """Likelihood through the probability flow."""
 
-from typing import cast
+import typing
 
 import diffrax
 import equinox as eqx
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
+from thermojax._array import cast
 from thermojax._check import require
 from thermojax.distributions import AbstractDistribution
 from thermojax.dynamics import AbstractDynamics, Score
@@ -55,6 +56,7 @@ def flow_log_prob(
     xs = check_configurations(xs)
     start, horizon = (jnp.asarray(t, xs.dtype) for t in (start, horizon))
     probes = None if divergence == "exact" or key is None else jr.rademacher(key, xs.shape, xs.dtype)
+    noising, score, prior = cast((noising, score, prior), xs.dtype)
     return _flow_log_prob(noising, score, xs, probes, prior, start, horizon, rtol, atol)
 
 
@@ -81,7 +83,7 @@ def _flow_log_prob(noising, score, xs, probes, prior, start, horizon, rtol, atol
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
             max_steps=None,
         )
-        ends, gains = cast(tuple[Array, Array], solution.ys)
+        ends, gains = typing.cast(tuple[Array, Array], solution.ys)
         return prior.log_prob(ends[-1]) + gains[-1]
 
     return jax.vmap(solve, in_axes=(0, None if probes is None else 0))(xs, probes)

@@ -33,7 +33,7 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
-from thermojax._array import as_scalar
+from thermojax._array import as_scalar, cast
 from thermojax._check import check_times, ensure, require
 from thermojax.distributions import Gaussian, GaussianMixture, standard_normal
 from thermojax.dynamics import AbstractNoising, Score
@@ -157,6 +157,7 @@ def entropy_limits(
         require(dim == data.shape[1], "truth", f"have the dimension of `data`, {data.shape[1]}", dim)
     known = None if entropy is None else as_scalar(jnp.asarray(entropy, data.dtype))
     prior = standard_normal(data.shape[1]) if prior is None else prior
+    score, noising, prior, truth = cast((score, noising, prior, truth), data.dtype)
     return _entropy_limits(score, noising, data, prior, truth, known, edges, divergence, key)
 
 

@@ -105,9 +105,9 @@ def noise_profile(
     require(levels >= 1, "levels", "be at least 1", levels)
     ends = check_times(jnp.stack([jnp.asarray(start, data.dtype), jnp.asarray(horizon, data.dtype)]))
     ends = check_noise(noising, ends, "start")
-    edges = log_snr_grid(cast(noising, data.dtype), ends[0], ends[1], levels)
     prior = standard_normal(data.shape[1]) if prior is None else prior
-    return _noise_profile(score, noising, data, prior, edges, key)
+    score, noising, prior = cast((score, noising, prior), data.dtype)
+    return _noise_profile(score, noising, data, prior, log_snr_grid(noising, ends[0], ends[1], levels), key)
 
 
 def path_bound(
@@ -136,7 +136,7 @@ def path_bound(
     """
     data, ts = check_configurations(data), check_times(ts)
     ts = check_noise(noising, ts.astype(data.dtype), "ts[0]")
-    prior = standard_normal(data.shape[1]) if prior is None else prior
+    score, noising, origin = cast((score, noising, standard_normal(data.shape[1]) if prior is None else prior), data.dtype)
     first_key, path_key = jr.split(key)
     zs = jr.normal(first_key, data.shape, data.dtype)
     x0s = noising.alpha(ts[0]) * data + jnp.sqrt(noising.variance(ts[0])) * zs
@@ -146,7 +146,7 @@ def path_bound(
     decoded = eqx.filter_jit(jax.vmap(lambda x, z: decoding_cost(noising, score, ts[0], x, z)))(data, zs)
     # The first noising is a step of the forward chain like the others.
     first = jax.vmap(Gaussian(jnp.zeros_like(data[0]), noising.variance(ts[0])).log_prob)(jnp.sqrt(noising.variance(ts[0])) * zs)
-    return mean(first + totals + decoded - jax.vmap(prior.log_prob)(x1s))
+    return mean(first + totals + decoded - jax.vmap(origin.log_prob)(x1s))
 
 
 @eqx.filter_jit
