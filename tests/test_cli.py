@@ -94,6 +94,7 @@ def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 def test_what_show_prints_runs(tmp_path):
     text = command("show", "moving-trap", cwd=tmp_path)
     defaults = EXPERIMENTS["moving-trap"].parameters().model_dump()

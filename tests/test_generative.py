@@ -415,6 +415,7 @@ def test_a_large_batch_is_its_rows(key, kind):
     assert jnp.allclose(batched(ts, xs), pieces, rtol=rounding(1000), atol=rounding(1000))
 
 
+@pytest.mark.slow
 def test_gradients_of_the_loss_are_finite_and_reach_every_parameter(key):
     data_key, loss_key = jr.split(key)
     loss = ScoreMatching(NOISING, image_fit().sample(50, key=data_key), batch=64)

@@ -88,6 +88,7 @@ def test_descent_from_the_ramp_finds_the_jumps(key, loss):
     assert found.stopped == "steps"
 
 
+@pytest.mark.slow
 def test_no_optimiser_pushes_a_loss_below_its_bound_by_exploiting_the_step(key):
     # Driven hard: few and large steps, a large rate, the same noise in every step of the descent.
     hard = {"rate": 0.5, "steps": 300, "noise": "common"}
