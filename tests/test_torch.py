@@ -124,7 +124,7 @@ def test_models_of_torch_are_audited_like_any_other(torch, key):
     noise = from_torch(lambda xs, ts: xs / (1.0 - 0.6 * torch.exp(-2.0 * ts))[:, None] * torch.sqrt(-torch.expm1(-2.0 * ts))[:, None])
     data_key, key = jr.split(key)
     data = Gaussian(jnp.zeros(2), 0.4).sample(100, key=data_key)
-    of = lambda score: float(audit(score, OU, data, start=0.01, horizon=3.0, levels=5, key=key).bound.value)
+    of = lambda score: float(audit(score, OU, data, start=0.01, horizon=3.0, levels=5, key=key).profile.bound.value)
     assert of(score) == pytest.approx(of(exact), abs=1e-3)
     assert of(Predicted(OU, noise, "noise")) == pytest.approx(of(exact), abs=1e-3)
     assert np.allclose(check_score(score, OU, data, np.array([0.1, 1.0])), [0.1, 1.0])

@@ -7,12 +7,16 @@ very sampler (`importance_nll`), and the bounds of samplers with fewer steps (`k
 Everything is in nats per configuration.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import cast
@@ -29,6 +33,9 @@ from thermojax.generative._parameterisations import check_score
 from thermojax.generative._profile import noise_profile, NoiseProfile
 from thermojax.generative._sampling import log_snr_grid
 from thermojax.phase import check_configurations
+
+# Data whose noised density is compared with the prior: their number squared is the cost.
+_NEIGHBOURS = 2000
 
 
 class Memorised(NamedTuple):
@@ -59,8 +66,13 @@ class Audit(NamedTuple):
     """Negative log-likelihood by the probability flow."""
     sampler: ImportanceNll
     """Negative log-likelihood of the stochastic sampler with the largest step budget."""
+    excess: Estimate
+    """Negative log-likelihood of the flow less that of the sampler, datum by datum: most of the spread of the two is common to them."""
     budgets: tuple[KernelTerms, ...]
     """The bound of a sampler for each step budget, step by step, and what each step loses to discretisation."""
+    mismatch: Estimate
+    r"""Cost of the prior, $KL(p_T\|\pi)$. Without `truth` the larger of two lower bounds: by the Gaussian of the same moments, and by the
+    density that the other data, noised, make for each."""
     memorised: Memorised | None
     """What was memorised; None without the training data."""
     ts: Float[Array, " two"]
@@ -117,38 +129,53 @@ def audit(
         TypeError, ValueError: if shapes have no meaning, the score is not finite at some noise level (the message names it) or has another
             dimension than the data, or no usable interval of time is left.
     """
-    data = check_configurations(data)
+    data = _finite(check_configurations(data, "data"), "data")
+    require(data.shape[0] >= 2, "data", "be at least two configurations", data.shape[0])
+    seen = None if trained_on is None else _seen(trained_on, data)
+    require(levels >= 1, "levels", "be at least 1", levels)
+    require(particles >= 1, "particles", "be at least 1", particles)
     require(len(budgets) >= 1 and min(budgets) >= 1, "budgets", "be at least one number of steps, each at least 1", budgets)
     require(likelihoods >= 2, "likelihoods", "be at least 2", likelihoods)
     require(tolerance > 0, "tolerance", "be positive", tolerance)
     require(divergence in (None, "exact", "hutchinson"), "divergence", "be 'exact' or 'hutchinson'", repr(divergence))
     dim = data.shape[1]
-    ends = cut_ends(noising, jnp.asarray(start, data.dtype), jnp.asarray(horizon, data.dtype))
+    # Generation has its own clock, T - t: in single precision it cannot tell times much earlier than this from zero.
+    earliest = 18.0 if data.dtype == jnp.float64 else 10.0
+    ends = cut_ends(noising, jnp.asarray(start, data.dtype), jnp.asarray(horizon, data.dtype), log_snr=(-18.0, earliest))
     score, noising, origin = cast((score, noising, standard_normal(dim) if prior is None else prior), data.dtype)
     require(origin.mean.shape == (dim,), "prior", f"have the dimension of `data`, {dim}", f"shape {origin.mean.shape}")
     edges = check_score(score, noising, data, log_snr_grid(noising, ends.start, ends.horizon, levels))
     trace = divergence or ("exact" if dim <= 16 else "hutchinson")
     start, horizon = ends.start, ends.horizon
-    keys = jr.split(key, 6)
+    keys = jr.split(key, 7)
 
     look = lambda xs, k: noise_profile(score, noising, xs, prior=origin, start=start, horizon=horizon, levels=levels, key=k)
-    profile = look(data, keys[0])
     limits = entropy_limits(score, noising, data, prior=origin, truth=truth, entropy=entropy, edges=edges, divergence=trace, key=keys[1])
+    profile = look(data, keys[0])
     few = data[:likelihoods]
     shrunk = noising.alpha(start) * few
     flow = flow_log_prob(noising, score, shrunk, prior=origin, divergence=trace, start=start, horizon=horizon, key=keys[2])
+    flow = -flow - dim * noising.log_alpha(start)
     grids = [log_snr_grid(noising, start, horizon, steps) for steps in sorted(budgets)]
     terms = tuple(kernel_terms(score, noising, data, grid, prior=origin, key=keys[3]) for grid in grids)
     sampler = importance_nll(score, noising, few, grids[-1], particles=particles, prior=origin, key=keys[4])
-    memorised = None if trained_on is None else _memorised(profile, look(_seen(trained_on, data), keys[5]))
+    mismatch = limits.mismatch
+    if truth is None:
+        others = mean(_mismatch(noising, origin, data[:_NEIGHBOURS], horizon, keys[6]))
+        # Only where it is larger beyond doubt: the larger of two noisy numbers would be too large.
+        clear = float(others.value - mismatch.value) > 4 * float(jnp.hypot(others.stderr, mismatch.stderr))
+        mismatch = others if clear else mismatch
+    memorised = None if seen is None else _memorised(profile, look(seen, keys[5]))
     found = Audit(
         faults=(),
         remarks=ends.notes,
         profile=profile,
         limits=limits,
-        flow=mean(-flow - dim * noising.log_alpha(start)),
+        flow=mean(flow),
         sampler=sampler,
+        excess=mean(flow - sampler.nlls),
         budgets=terms,
+        mismatch=mismatch,
         memorised=memorised,
         ts=jnp.stack([start, horizon]),
     )
@@ -156,10 +183,29 @@ def audit(
     return found._replace(faults=faults, remarks=remarks + ends.notes)
 
 
+@eqx.filter_jit
+def _mismatch(noising, prior, data, t, key):
+    """The log-ratio at each noised datum of the density that all other data make to the prior."""
+    n, dim = data.shape
+    variance = noising.variance(t)
+    xs = noising.alpha(t) * data + jnp.sqrt(variance) * jr.normal(key, data.shape, data.dtype)
+    squares = jax.vmap(lambda x: jnp.sum((x[None] - noising.alpha(t) * data) ** 2, axis=1))(xs)
+    logs = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, -0.5 * squares / variance)
+    densities = logsumexp(logs, axis=1) - math.log(n - 1) - 0.5 * dim * jnp.log(2 * jnp.pi * variance)
+    return densities - jax.vmap(prior.log_prob)(xs)
+
+
 def _seen(trained_on, data):
     seen = check_configurations(trained_on, "trained_on").astype(data.dtype)
     require(seen.shape[1] == data.shape[1], "trained_on", f"have the dimension of `data`, {data.shape[1]}", f"shape {seen.shape}")
-    return seen
+    require(seen.shape[0] >= 2, "trained_on", "be at least two configurations", seen.shape[0])
+    return _finite(seen, "trained_on")
+
+
+def _finite(xs, name):
+    bad = int(np.sum(~np.isfinite(np.asarray(xs)).all(axis=1)))
+    require(bad == 0, name, "be finite", f"{bad} of {xs.shape[0]} configurations that are not")
+    return xs
 
 
 def _memorised(unseen: NoiseProfile, seen: NoiseProfile) -> Memorised:

@@ -177,7 +177,7 @@ def _noise_profile(score, noising, data, prior, edges, key):
     recoverable_rates = saved @ share
     spread = jnp.sqrt((saved - recoverable_rates[:, None]) ** 2 @ share)
     zs = jr.normal(last_key, data.shape, data.dtype)
-    decoding = jax.vmap(lambda x, z: decoding_cost(noising, score, edges[0], x, z))(data, zs)
+    decoding = steadied(jax.vmap(lambda x, z: decoding_cost(noising, score, edges[0], x, z))(data, zs), zs)
     terminal = jax.vmap(lambda x: terminal_kl(noising, prior, edges[-1], x))(data)
     ts = 0.5 * (edges[1:] + edges[:-1])
     return NoiseProfile(
