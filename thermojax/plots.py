@@ -1,6 +1,6 @@
 """Figures, in one style, without touching matplotlib's global state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 # Blue, orange, grey: told apart by readers who are colour-blind, and in print.
 COLOURS = {"first": "#1b6ca8", "second": "#d95f02", "exact": "#222222", "faint": "#9a9a9a"}
+# Names in one column of `pulls`, and how far its axis reaches.
+_ROWS, _EDGE = 32, 5.0
 
 
 def panels(columns: int = 1, *, width: float = 5.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -38,6 +40,30 @@ def band(ax: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray, *, label: st
     """A line with its standard error as a band."""
     ax.fill_between(x, y - error, y + error, color=colour, alpha=0.3, linewidth=0)
     ax.plot(x, y, color=colour, label=label)
+
+
+def pulls(distances: dict[str, float], doubtful: Collection[str] = ()) -> Figure:
+    """How far each named number is from its exact value, in standard errors; those in `doubtful` in another colour.
+
+    Numbers more than five away sit at the edge as arrows. Many names fill several columns.
+    """
+    columns = -(-len(distances) // _ROWS) or 1
+    rows = -(-len(distances) // columns)
+    figure, axes = panels(columns, width=7.0 if columns == 1 else 5.2, height=0.8 + 0.28 * rows)
+    names = list(distances)
+    for k, ax in enumerate(axes):
+        column = names[k * rows : (k + 1) * rows]
+        ax.axvspan(-2, 2, color="0.93")
+        ax.axvline(0, color=COLOURS["exact"], linewidth=1, linestyle="--")
+        for row, name in enumerate(column):
+            pull, colour = distances[name], COLOURS["second" if name in doubtful else "first"]
+            if abs(pull) <= _EDGE:
+                ax.errorbar(pull, row, xerr=1, fmt="o", markersize=4, color=colour)
+            else:
+                ax.plot(np.copysign(_EDGE - 0.15, pull), row, ">" if pull > 0 else "<", markersize=7, color=colour)
+        ax.set_yticks(range(len(column)), [name.replace("_", " ") for name in column])
+        ax.set(xlabel="(measured − exact) / standard error", xlim=(-_EDGE, _EDGE), ylim=(rows - 0.5, -0.5))
+    return figure
 
 
 def images(rows: list[tuple[str, np.ndarray]], *, vmax: float) -> Figure:

@@ -1,6 +1,6 @@
 """Experiments: what ``thermojax run NAME`` runs, one file each."""
 
-from thermojax.experiments import _bit_erasure, _digits, _fluctuation_theorems, _free_energy_data, _moving_trap
+from thermojax.experiments import _bit_erasure, _digits, _fluctuating_diffusion, _fluctuation_theorems, _free_energy_data, _moving_trap
 from thermojax.experiments._experiment import (
     Experiment as Experiment,
     Parameters as Parameters,
@@ -11,6 +11,5 @@ from thermojax.experiments._experiment import (
     Silent as Silent,
 )
 
-EXPERIMENTS: dict[str, Experiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (_digits, _moving_trap, _fluctuation_theorems, _bit_erasure, _free_energy_data)
-}
+_MODULES = (_digits, _moving_trap, _fluctuating_diffusion, _fluctuation_theorems, _bit_erasure, _free_energy_data)
+EXPERIMENTS: dict[str, Experiment] = {module.EXPERIMENT.name: module.EXPERIMENT for module in _MODULES}

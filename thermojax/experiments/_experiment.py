@@ -59,6 +59,18 @@ class Results:
             trustworthy=bool(estimate.trustworthy),
         )
 
+    def pulls(self) -> dict[str, float]:
+        """How far each number of known value and error is from its exact value, in standard errors."""
+        return {name: (q.value - q.exact) / q.stderr for name, q in self.estimates.items() if q.exact is not None and q.stderr}
+
+    def tally(self) -> str:
+        """How many of these are within four standard errors, in a sentence."""
+        pulls = self.pulls()
+        doubtful = lambda name: " (not to be trusted)" if self.estimates[name].trustworthy is False else ""
+        far = [name + doubtful(name) for name, pull in pulls.items() if not abs(pull) <= 4]
+        sentence = f"{len(pulls) - len(far)} of {len(pulls)} numbers are within four error bars of their exact values"
+        return sentence + (f"; not so: {', '.join(far)}." if far else ".")
+
 
 @runtime_checkable
 class Progress(Protocol):

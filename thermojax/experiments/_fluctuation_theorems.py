@@ -26,7 +26,7 @@ from thermojax.functionals import (
     system_entropy,
     work,
 )
-from thermojax.plots import COLOURS, curve, histogram, panels
+from thermojax.plots import COLOURS, curve, histogram, panels, pulls
 from thermojax.protocols import Constant, Ramp
 from thermojax.switching import both_ways, equilibrium_at, free_energy_change
 
@@ -172,14 +172,10 @@ def run(parameters: FluctuationTheorems, key: jax.Array, progress: Progress) -> 
         "Right: the symmetry of the entropy in the steady state.",
     )
     results.figures["identities"] = Picture(
-        _draw_pulls(results), "How far each number is from its exact value, in units of its own error bar; the band is two error bars."
+        pulls(results.pulls(), {name for name, q in results.estimates.items() if q.trustworthy is False}),
+        "How far each number is from its exact value, in units of its own error bar; the band is two error bars.",
     )
-    misses = {n: (q.value - q.exact) / q.stderr for n, q in results.estimates.items() if q.exact is not None and q.stderr}
-    far = [name for name, miss in misses.items() if abs(miss) > 4]
-    results.conclusions.append(
-        f"{len(misses) - len(far)} of {len(misses)} numbers are within four error bars of their exact values"
-        + (f"; not so: {', '.join(far)}." if far else ".")
-    )
+    results.conclusions.append(results.tally())
     broken = float(jnp.mean(total < 0))
     results.conclusions.append(
         f"{100 * broken:.1f} % of the paths lower the total entropy; the mean rises by {float(jnp.mean(total)):.3g}, "
@@ -226,20 +222,6 @@ def _draw_line(ax, symmetry, delta):
     if seen.any():
         curve(ax, lambda w: w - delta, float(centres[seen].min()), float(centres[seen].max()), label="slope one")
     ax.legend(frameon=False)
-
-
-def _draw_pulls(results):
-    known = {name: q for name, q in results.estimates.items() if q.exact is not None and q.stderr}
-    figure, (ax,) = panels(width=7.0, height=0.8 + 0.28 * len(known))
-    ax.axvspan(-2, 2, color="0.93")
-    ax.axvline(0, color=COLOURS["exact"], linewidth=1, linestyle="--")
-    for row, q in enumerate(known.values()):
-        colour = COLOURS["first"] if q.trustworthy else COLOURS["second"]
-        ax.errorbar((q.value - q.exact) / q.stderr, row, xerr=1, fmt="o", markersize=4, color=colour)
-    ax.set_yticks(range(len(known)), [name.replace("_", " ") for name in known])
-    ax.invert_yaxis()
-    ax.set(xlabel="(measured − exact) / standard error", xlim=(-5, 5))
-    return figure
 
 
 EXPERIMENT = Experiment(

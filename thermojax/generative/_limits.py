@@ -66,7 +66,7 @@ class EntropyLimits(NamedTuple):
     final_entropy: Estimate
     """$S_1$: with `truth` the entropy at `horizon`; otherwise that of the Gaussian of the same moments, at or above it."""
     mismatch: Estimate
-    r"""$KL(p_T\\|\\pi)$, the cross entropy less `final_entropy`: without `truth` at or below the true one."""
+    r"""$KL(p_T\|\pi)$, the cross entropy less `final_entropy`: without `truth` at or below the true one."""
     entropy: Estimate
     r"""$S_1 - \int\dot S_\theta dt$, the entropy of the data by the learned score. No bound, and no better than first order: it misses
     $S_0$ by $-\tfrac12\int\sigma^2\langle\|s_\theta\|^2 - \|s\|^2\rangle dt$, of either sign, and by the error of $S_1$."""

@@ -54,7 +54,7 @@ class LineLimits(NamedTuple):
     final_entropy: Scalar
     """$S_1$, the entropy at `horizon`."""
     mismatch: Scalar
-    r"""$KL(p_T\\|\\pi)$ of the noised data from the prior."""
+    r"""$KL(p_T\|\pi)$ of the noised data from the prior."""
     path_kl: Scalar
     r"""$D_\theta$, the error of the score."""
     system_change: Scalar

@@ -123,7 +123,8 @@ def speciation_time_of_covariance(noising: AbstractNoising, data: Any, *, start:
 
     For the Ornstein-Uhlenbeck process at unit temperature this is $t_S = \tfrac12\ln\Lambda$; other processes are compared at the same
     signal-to-noise ratio, $\ln(\alpha^2/v) = -\ln(\Lambda - 1)$. It is the leading term for $\Lambda \gg 1$, as in high dimension, and
-    knows neither constants beside $\ln\Lambda$ nor whether the data have classes. Data with $\Lambda \le 1$ are unbroken.
+    knows neither constants beside $\ln\Lambda$ nor whether the data have classes: between classes of unequal length it may name another
+    direction than `speciation_time`. Data with $\Lambda \le 1$ are unbroken.
 
     Args:
         noising: The noising process.
