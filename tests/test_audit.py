@@ -67,7 +67,7 @@ def check_finds(found, *sentences):
 def test_nothing_is_wrong_with_the_true_score():
     found = audited()
     check_finds(found)
-    assert str(found).startswith("Nothing is wrong.")
+    assert str(found).startswith("Nothing is wrong that these data can show.")
     assert "± " in str(found)
     assert_estimate(found.profile.bound, ENTROPY)
     assert_estimate(found.limits.likelihood, ENTROPY)

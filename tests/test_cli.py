@@ -140,7 +140,8 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(tmp_path, monkeypatch, caps
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM], ids=["ctrl-C", "kill"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-C", "kill"])
 def test_an_interrupted_run_leaves_nothing(tmp_path, how):
     code = "from thermojax.cli import main; main()"
     words = ["run", "moving-trap", "--set", "iterations=100000", "--out", "out"]

@@ -36,6 +36,7 @@ def test_substeps_are_the_steps_of_a_finer_grid(key):
     assert jnp.max(jnp.abs(simulate(dynamics, x0s, ts, substeps=3, key=key) - fine[::3])) < rounding(10)
 
 
+@pytest.mark.slow
 def test_segments_change_neither_values_nor_gradients(key):
     dynamics, x0s, ts = SYSTEMS["dragged trap"], jr.normal(key, (5, 1)), jnp.linspace(0.0, 1.0, 12)
 
@@ -156,7 +157,7 @@ def test_euler_converges_at_first_order_in_the_mean_work_of_a_trap_without_noise
 
 
 @needs_x64
-@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("dim", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_exact_linear_is_exact_at_any_step_for_drifts_that_are_not_normal(key, dim):
     # A shear: the symmetric part alone would give a wrong covariance. One step against many.
     matrix = -jnp.eye(dim) + 1.5 * jnp.eye(dim, k=1)

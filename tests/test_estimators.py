@@ -55,6 +55,7 @@ def test_free_energy_check_can_fail(key, wrong):
         assert_estimate(wrong(work, 2.0), 3.0)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_error_bars_cover_the_truth_as_often_as_they_say(key):
     def one(key):

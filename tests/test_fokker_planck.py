@@ -87,7 +87,7 @@ def test_probability_is_conserved_and_stays_positive(kind):
     assert jnp.max(jnp.abs(found.densities[-1] - found.densities[0])) > 0.01
 
 
-@pytest.mark.parametrize("kind", ["jumps", "plane"])
+@pytest.mark.parametrize("kind", ["jumps", pytest.param("plane", marks=pytest.mark.slow)])
 def test_equilibrium_does_not_move(kind):
     dynamics, grid, _ = CASES[kind]
     frozen = eqx.tree_at(lambda d: d.protocol, dynamics, Constant(0.3))
@@ -296,7 +296,7 @@ def test_density_between_absorbing_ends_decays_as_it_must():
     assert grid.integrate(alive * found.densities[0]) == pytest.approx(float(1 - found.lost[-1]), rel=rounding(steps=10))
 
 
-@pytest.mark.parametrize("kind", ["ring", "noising", "plane"])
+@pytest.mark.parametrize("kind", ["ring", "noising", pytest.param("plane", marks=pytest.mark.slow)])
 def test_forward_and_backward_solutions_keep_their_product(kind):
     dynamics, grid, start = CASES[kind]
     goal = jnp.sin(grid.centres[..., 0]) + 0.3 * grid.centres[..., -1]
@@ -347,6 +347,7 @@ def test_work_distributions_of_a_protocol_and_its_reverse_obey_crooks_relation()
             crooks_relation(*wrong)
 
 
+@pytest.mark.slow
 def test_moments_of_the_work_distribution_are_those_of_the_generating_function():
     forward, _, _, moments = both_ways()
     spacing = WORKS[1] - WORKS[0]
@@ -356,6 +357,7 @@ def test_moments_of_the_work_distribution_are_those_of_the_generating_function()
     assert jnp.allclose(jnp.stack([average, variance]), jnp.stack(moments), rtol=1e-4)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_gradient_of_mean_work_with_respect_to_32_knots_is_that_of_finite_differences():
     start = Gaussian([0.0], 1.0)

@@ -129,7 +129,10 @@ CHANGING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CHANGING.values(), ids=CHANGING)
+SLOW = {"stiffness and temperature": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=name, marks=SLOW.get(name, [])) for name, c in CHANGING.items()])
 def test_trap_in_a_bath_of_changing_temperature(case):
     dynamics, duration, expected = case
     grid, start, ts = Grid(-7.0, 7.0, 6000), Gaussian([0.0], 1.0), times(duration)
@@ -216,6 +219,7 @@ def test_entropy_rates_of_an_evolved_mixture_and_their_integral():
     assert simpson(rates.entropy_rate, ts) == close(1.4194340380307 - 1.5103975051179)
 
 
+@pytest.mark.slow
 def test_two_beads_between_two_baths_produce_entropy_at_the_exact_rate():
     spring = lambda x, lam: 0.5 * jnp.sum(x**2) + 0.5 * (x[0] - x[1]) ** 2
     dynamics = Overdamped(spring, Constant(0.0), Isothermal([1 / 250, 1 / 25]))

@@ -219,6 +219,7 @@ def test_ito_and_correction_make_stratonovich(key):
     assert abs(jnp.mean(sums["stratonovich"] - sums["ito"])) > 10 * gaps[-1]
 
 
+@pytest.mark.slow
 @needs_x64
 def test_stratonovich_and_ito_work_converge_to_the_discrete_work(key):
     # Not quadratic in position and control, or the midpoint sum would be exact; no nonconservative force, whose Itô sum has another limit.
@@ -253,6 +254,7 @@ def two_bath_rate(h, hot=250.0, cold=25.0):
     return np.trace(np.linalg.inv(temperatures) @ slope @ (covariance @ move.T - move @ covariance)) / (2 * h)
 
 
+@pytest.mark.slow
 def test_two_baths_produce_entropy_at_the_known_rate(key):
     # Exact for small steps: (Th - Tc)^2 / (4 Th Tc) = 2.025. The simulation is held to the chain that it is, step and all.
     assert_order([abs(two_bath_rate(h) - 2.025) for h in (0.01, 0.005, 0.0025)], [4, 2, 1], 1.0)
@@ -301,7 +303,7 @@ def test_onsager_machlup_action_at_zero_is_the_log_density_of_euler(key, dim):
     assert abs(along(normalised, dynamics, ts, path)) < rounding(100, len(ts))
 
 
-@pytest.mark.parametrize("convention", [0.0, 0.5])
+@pytest.mark.parametrize("convention", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_actions_of_a_path_and_its_reversal_differ_by_the_entropy_of_the_medium(key, convention):
     # Exactly so in Stratonovich's convention; in any other one with the conjugate convention, up to the time step.
     dynamics = Overdamped(wavy, Constant(0.3), Isothermal(1.3), 1.0, twisting)
@@ -323,6 +325,7 @@ def test_actions_of_a_path_and_its_reversal_differ_by_the_entropy_of_the_medium(
         assert_order(gaps, [1 / 25, 1 / 100, 1 / 400], 0.5, band=0.2)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_stochastic_integrals_change_convention_as_they_should(key):
     dynamics, field = SYSTEMS["cooled, pushed, wavy"], lambda t, x: (1 + t) * jnp.sin(2 * x)

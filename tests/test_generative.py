@@ -111,6 +111,7 @@ def test_likelihood_of_the_flow_of_a_gaussian_fit_is_that_of_the_fit():
 THREE = GaussianMixture([1.0, 0.5], [[1.0, 0.0, -0.5], [-1.0, 0.4, 0.3]], [[0.4, 0.6, 0.5], [0.3, 0.8, 0.4]])
 
 
+@pytest.mark.slow
 def test_likelihood_of_the_flow_is_the_density_in_three_dimensions(key):
     score, late = MixtureScore(OU, THREE), OU.marginal(THREE, number(2.0))
     x = jnp.array([0.3, -0.2, 0.6])
@@ -197,6 +198,7 @@ def check_rates(found, expected):
         assert_estimate(mean(found[name]), value, min_ess=30)
 
 
+@pytest.mark.slow
 def test_entropy_rates_agree_with_quadrature(key):
     @jax.jit
     def rates(key):
@@ -274,6 +276,7 @@ def test_path_measures_are_normalised_at_coarse_steps_with_a_bad_score(key, step
 # Samplers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stepper", [Ancestral(), EulerMaruyama()], ids=["ancestral", "euler"])
 def test_sampler_reproduces_the_second_moment_as_the_grid_is_refined(key, stepper):
     def moment(steps):

@@ -116,6 +116,7 @@ def test_forward_and_reverse_mode_take_the_same_path(key):
     assert jnp.max(jnp.abs(reverse.history - forward.history)) < rounding(1e3)
 
 
+@pytest.mark.slow
 def test_common_noise_makes_the_problem_deterministic(key):
     still = fit(*trap(), optimizer=optax.sgd(0.0), steps=4, noise="common", key=key)
     assert len(set(np.asarray(still.history).tolist())) == 1

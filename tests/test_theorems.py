@@ -211,6 +211,7 @@ def transport(key, start, stop, diffusion, duration, *, samples=20_000, steps=10
     return path_log_ratio(*ends, x0s, x1s, totals), x0s, x1s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "stop", "diffusion", "duration", "least"), TRANSPORTS.values(), ids=TRANSPORTS)
 def test_transport_at_constant_speed_reaches_the_wasserstein_speed_limit(key, start, stop, diffusion, duration, least):
     # Least entropy production W_2^2/(D tau) between Gaussians, from the closed form.

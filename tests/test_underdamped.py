@@ -114,6 +114,7 @@ def test_check_of_the_integral_fluctuation_theorem_can_fail(wrong):
     assert not abs(fluctuation_integral("BAOAB", ratio=wrong, step=0.1 * PERIOD) - 1) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ALL)
 def test_bar_of_the_total_work_finds_the_free_energy_at_a_step_of_a_third_of_the_period(key, word):
     # A switched well: two standard deviations of displacement and an offset of one k_BT.
@@ -200,6 +201,7 @@ def trap_work(duration, mobility):
 @pytest.mark.parametrize(
     ("stepper", "order"), [(Splitting("BAOAB"), 2), (Splitting("OBABO"), 2), (EulerMaruyama(), 1), (Diffrax(diffrax.ALIGN()), 2)]
 )
+@pytest.mark.slow
 def test_mean_work_converges_to_that_of_the_equation_of_motion(key, stepper, order):
     # In a trap the mean obeys the noise-free equation: a bath of no temperature shows it without statistics.
     dynamics = Underdamped(Harmonic(STIFFNESS), Ramp(0.0, 1.0), Isothermal(1e14), 0.8, MASS)
@@ -268,6 +270,7 @@ def test_small_mass_is_the_overdamped_limit(key):
     assert_estimate(difference, mean(limit).value)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_stratonovich_heat_converges_to_the_heat_that_the_bath_takes(key):
     dynamics, sizes, gaps = pushed(), [16, 32, 64], []
