@@ -100,8 +100,8 @@ def main(*, smoke: bool) -> dict:
     print(f"{samples} paths x {steps} steps, {versions()['device']}; medians of {rounds} interleaved rounds")
     print(f"{'':38s} {'million steps/s':>16s} {'over vectorised':>16s} {'compile + first (s)':>20s}")
     for name, s in seconds.items():
-        print(f"{name:38s} {samples * steps / s / 1e6:16.1f} {seconds['NumPy, vectorised'] / s:16.2f} {first[name]:20.2f}")
-    return {
+        print(f"{name:38s} {samples * steps / s / 1e6:16.3g} {seconds['NumPy, vectorised'] / s:16.3g} {first[name]:20.2f}")
+    result = {
         "samples": samples,
         "steps": steps,
         "seconds": seconds,
@@ -111,6 +111,9 @@ def main(*, smoke: bool) -> dict:
         "limit_over_vectorised": seconds["NumPy, vectorised"] / seconds["normals alone"],
         "paths_timed_one_by_one": few,
     }
+    for name in ("over_path_by_path", "over_vectorised", "limit_over_vectorised"):
+        print(f"{name}: {result[name]:.3g}")
+    return result
 
 
 if __name__ == "__main__":
