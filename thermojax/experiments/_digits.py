@@ -279,7 +279,7 @@ def _draw_steps(budgets):
         cost = np.asarray(terms.gaps) / unit
         band(ax, snr, cost, np.asarray(terms.gap_errors) / unit, label=f"{steps} steps", colour=COLOURS[colour])
     ax.invert_xaxis()
-    ax.set(xlabel="log signal-to-noise ratio", ylabel="discretisation (bits / dim / unit)", yscale="symlog")
+    ax.set(xlabel="log signal-to-noise ratio", ylabel="discretisation (bits / dim / unit)", yscale="log", ylim=(1e-4, None))
     ax.legend(frameon=False)
     return figure
 

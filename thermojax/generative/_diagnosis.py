@@ -66,8 +66,11 @@ def band(places: Any, losses: Any) -> tuple[float, float]:
     sums = np.concatenate([[0.0], np.cumsum(losses)])
     starts = np.flatnonzero(sums[:-1] <= 0.5 * sums[-1])
     stops = np.minimum(np.searchsorted(sums, sums[starts] + 0.5 * sums[-1] * (1 - 1e-9)), len(places)) - 1
-    best = int(np.argmin(places[np.maximum(stops, starts)] - places[starts]))
-    return float(places[starts[best]]), float(places[max(stops[best], starts[best])])
+    stops = np.maximum(stops, starts)
+    widths = places[stops] - places[starts]
+    # Of intervals as narrow, the one that holds most.
+    best = int(np.argmax(np.where(widths <= widths.min() * (1 + 1e-6), sums[stops + 1] - sums[starts], -np.inf)))
+    return float(places[starts[best]]), float(places[stops[best]])
 
 
 def _certain_error(profile):
