@@ -3,10 +3,9 @@
 Data N(m, c) under dx = -x dt + sqrt(2) dW, and the exact score times a factor, so that every denoising kernel is linear.
 """
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from systems import Scaled
 
 from thermojax.distributions import Gaussian
 from thermojax.dynamics import OrnsteinUhlenbeck
@@ -17,16 +16,6 @@ OU = OrnsteinUhlenbeck()
 MEAN, VARIANCE = 0.6, 0.3
 DATA = Gaussian([MEAN], VARIANCE)
 STEPPERS = {"ancestral": Ancestral(), "euler": EulerMaruyama()}
-
-
-class Scaled(eqx.Module):
-    """A score that is wrong by a known factor."""
-
-    score: MixtureScore
-    factor: jax.Array
-
-    def __call__(self, t, x):
-        return self.factor * self.score(t, x)
 
 
 def scaled(factor, data=DATA, noising=OU):

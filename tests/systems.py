@@ -1,13 +1,25 @@
 """Systems that several tests share. None is symmetric: a symmetric one cannot see a sign error."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from thermojax.baths import Isothermal, LinearBeta
 from thermojax.dynamics import Overdamped
+from thermojax.generative import MixtureScore
 from thermojax.potentials import AbstractPotential, DoubleWell, Harmonic, Polynomial, Tilt
 from thermojax.protocols import PiecewiseLinear, Ramp
 from thermojax.steppers import EulerMaruyama, ExactLinear
+
+
+class Scaled(eqx.Module):
+    """A score that is wrong by a known factor."""
+
+    score: MixtureScore
+    factor: jax.Array
+
+    def __call__(self, t, x):
+        return self.factor * self.score(t, x)
 
 
 def wavy(x, lam):

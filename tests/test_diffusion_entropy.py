@@ -2,7 +2,6 @@
 
 import functools as ft
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from assertions import assert_estimate, assert_order, needs_x64, rounding
 from scipy.optimize import brentq, minimize_scalar
+from systems import Scaled
 
 from thermojax import EulerMaruyama, exponential_mean, mean
 from thermojax.distributions import Gaussian, GaussianMixture
@@ -32,16 +32,6 @@ PROCESSES = {
     "linear log-SNR": LogSnrLinear(4.0, -3.0),
     "variance exploding": VarianceExploding(0.1, 3.0),
 }
-
-
-class Scaled(eqx.Module):
-    """A score that is wrong by a known factor."""
-
-    score: MixtureScore
-    factor: jax.Array
-
-    def __call__(self, t, x):
-        return self.factor * self.score(t, x)
 
 
 def number(t):

@@ -13,6 +13,7 @@ from assertions import assert_estimate, needs_x64, rounding
 from diffrax import Heun
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import quad
+from systems import Scaled
 
 from thermojax import accumulate, Diffrax, EulerMaruyama, ExactLinear, exponential_mean, fit, mean, path_log_ratio
 from thermojax.distributions import AbstractDistribution, Gaussian, GaussianMixture, standard_normal
@@ -46,16 +47,6 @@ SCORE_ERROR = 0.0290903653
 CLOCK = LogSnrLinear(9.0, -np.log(np.expm1(2 * HORIZON)))
 MODELS = {1.0: 1.5103977507, 0.9: 1.5829108493, 0.5: 2.5025562786}
 estimate = jax.jit(mean)
-
-
-class Scaled(eqx.Module):
-    """A score that is wrong by a known factor."""
-
-    score: MixtureScore
-    factor: jax.Array
-
-    def __call__(self, t, x):
-        return self.factor * self.score(t, x)
 
 
 def scaled(factor, noising=OU, data=DATA):

@@ -1,12 +1,12 @@
 """Limits of learned scores: quadrature on the line against the table of exact numbers, Monte Carlo against quadrature."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from assertions import assert_estimate, needs_x64, rounding
+from systems import Scaled
 
 from thermojax.distributions import Gaussian, GaussianMixture, standard_normal
 from thermojax.dynamics import LogSnrLinear, OrnsteinUhlenbeck, VarianceExploding
@@ -19,16 +19,6 @@ ENTROPY, LATE_ENTROPY = 1.510397505118, 1.419434038031
 # The Gaussian of the same moments, as a mixture: the model of a linear score.
 TWINS = GaussianMixture([1.0, 1.0], [[0.0], [0.0]], [1.4, 1.4])
 NORMAL, FITTED = Gaussian([0.0], 1.0), Gaussian([0.0], 1.0 + 0.4 * np.exp(-2 * HORIZON))
-
-
-class Scaled(eqx.Module):
-    """A score that is wrong by a known factor."""
-
-    score: MixtureScore
-    factor: jax.Array
-
-    def __call__(self, t, x):
-        return self.factor * self.score(t, x)
 
 
 def scaled(factor, data=DATA, noising=OU):

@@ -1,6 +1,5 @@
 """The cost of schedules: action, length, constant speed, and the distance that bounds them."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from assertions import assert_order, needs_x64, rounding
 from scipy.stats import norm
+from systems import Scaled
 
 from thermojax.distributions import Gaussian, GaussianMixture, standard_normal
 from thermojax.dynamics import (
@@ -37,16 +37,6 @@ PROCESSES = {
     "linear log-SNR": LogSnrLinear(4.0, -3.0),
     "variance exploding": VarianceExploding(0.1, 3.0),
 }
-
-
-class Scaled(eqx.Module):
-    """A score that is wrong by a known factor."""
-
-    score: MixtureScore
-    factor: jax.Array
-
-    def __call__(self, t, x):
-        return self.factor * self.score(t, x)
 
 
 def scaled(factor, noising, data):
