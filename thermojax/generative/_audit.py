@@ -189,7 +189,9 @@ def _mismatch(noising, prior, data, t, key):
     n, dim = data.shape
     variance = noising.variance(t)
     xs = noising.alpha(t) * data + jnp.sqrt(variance) * jr.normal(key, data.shape, data.dtype)
-    squares = jax.vmap(lambda x: jnp.sum((x[None] - noising.alpha(t) * data) ** 2, axis=1))(xs)
+    centres, size = noising.alpha(t) * data, lambda a: jnp.sum(a**2, axis=1)
+    # By one product of matrices: all differences at once would not fit into memory for images.
+    squares = size(xs)[:, None] + size(centres)[None] - 2.0 * xs @ centres.T
     logs = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, -0.5 * squares / variance)
     densities = logsumexp(logs, axis=1) - math.log(n - 1) - 0.5 * dim * jnp.log(2 * jnp.pi * variance)
     return densities - jax.vmap(prior.log_prob)(xs)
