@@ -143,7 +143,8 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(tmp_path, monkeypatch, caps
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-C", "kill"])
 def test_an_interrupted_run_leaves_nothing(tmp_path, how):
-    code = "from thermojax.cli import main; main()"
+    # A shell in the background hands on that Ctrl-C is ignored; here it is as in a terminal.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from thermojax.cli import main; main()"
     words = ["run", "moving-trap", "--set", "iterations=100000", "--out", "out"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
