@@ -153,7 +153,10 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, how):
     time.sleep(15)
     assert process.poll() is None
     process.send_signal(how)
-    _, said = process.communicate(timeout=120)
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
