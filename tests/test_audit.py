@@ -26,24 +26,25 @@ ALIKE = "It does so at all noise levels alike"
 
 
 class Broken(eqx.Module):
-    """The true score times a factor, or that of the training data alone, or none at one time: all in one compiled function."""
+    """The true score times a factor, constant or not, or that of the training data alone, or none at one time: compiled once."""
 
     factor: jax.Array
     memory: jax.Array
     gap: jax.Array
+    drift: jax.Array
 
     def __call__(self, t, x):
         shrunk, added = jnp.exp(-t), -jnp.expm1(-2 * t)
         variance = added + 0.4 * shrunk**2
-        own = self.factor * (shrunk * jnp.tanh(shrunk * x / variance) - x) / variance
+        own = self.factor * t**self.drift * (shrunk * jnp.tanh(shrunk * x / variance) - x) / variance
         away = x - shrunk * FEW[:, 0]
         learned = -(jax.nn.softmax(-0.5 * away**2 / added) @ away)[None] / added
         score = (1.0 - self.memory) * own + self.memory * learned
         return jnp.where(jnp.abs(jnp.log(t / self.gap)) < 0.5, jnp.nan, score)
 
 
-def broken(factor=1.0, memory=0.0, gap=1e9):
-    return Broken(*(jnp.asarray(a, float) for a in (factor, memory, gap)))
+def broken(factor=1.0, memory=0.0, gap=1e9, drift=0.0):
+    return Broken(*(jnp.asarray(a, float) for a in (factor, memory, gap, drift)))
 
 
 def small(score, xs=XS, **how):
@@ -85,6 +86,12 @@ def test_a_wrong_factor_is_found_with_its_number():
     )
     with pytest.raises(AssertionError):
         check_finds(audited(0.9), "The score loses at least", "Multiplied by 0.9")
+
+
+def test_a_factor_that_changes_with_the_noise_points_to_the_clock():
+    found = small(broken(drift=1.0))
+    assert any("The best factor runs from" in fault and "wrong schedule or clock" in fault for fault in found.faults), found.faults
+    assert not any("The best factor runs from" in fault for fault in (*audited().faults, *audited(0.9).faults))
 
 
 def test_what_was_memorised_is_found():

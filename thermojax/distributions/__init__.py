@@ -17,6 +17,7 @@ from thermojax.distributions._boltzmann import (
 )
 from thermojax.distributions._gaussian import (
     AbstractDistribution as AbstractDistribution,
+    as_mixture as as_mixture,
     Gaussian as Gaussian,
     GaussianMixture as GaussianMixture,
     standard_normal as standard_normal,

@@ -1,6 +1,7 @@
 """Gaussians and mixtures of Gaussians."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -119,6 +120,19 @@ class GaussianMixture(AbstractDistribution):
         full = jax.vmap(lambda c: _full(c, mean.shape[0]))(self.covariances)
         spread = self.means - mean[None]
         return Gaussian(mean, jnp.einsum("k,kij->ij", weights, full) + (weights[None] * spread.T) @ spread)
+
+
+def as_mixture(data: Any) -> GaussianMixture:
+    """A Gaussian as a mixture of one; a mixture as it is.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if isinstance(data, Gaussian):
+        return GaussianMixture(jnp.ones(1, data.mean.dtype), data.mean[None], data.covariance[None])
+    if not isinstance(data, GaussianMixture):
+        raise TypeError(f"`data` must be a Gaussian or a mixture of Gaussians, got {type(data).__name__}.")
+    return data
 
 
 def standard_normal(dim: int) -> Gaussian:

@@ -35,7 +35,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import as_float, Scalar
 from thermojax._check import check_times, ensure, library_of, require
-from thermojax.distributions import Gaussian, GaussianMixture
+from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
 from thermojax.dynamics import AbstractNoising, Reversed, Score
 from thermojax.ensemble import accumulate
 from thermojax.estimators import Estimate, exponential_mean
@@ -152,7 +152,7 @@ def path_entropies(
     Reference:
         U. Seifert, Phys. Rev. Lett. 95, 040602 (2005).
     """
-    check_density(data)
+    mixture = as_mixture(data)
     require(n >= 2, "n", "be at least 2", n)
     require(direction in ("forward", "reverse"), "direction", "be 'forward' or 'reverse'", repr(direction))
     require(score is None or direction == "reverse", "score", "be omitted for the noising, which has no score", "one")
@@ -173,31 +173,17 @@ def path_entropies(
     system, medium, midpoint = _system_entropy(first, last, x0s, x1s), sums["medium"], sums["midpoint"]
     theorem = exponential_mean(system + medium)
     if score is None:
-        finite = _second_moment_exists(noising, as_mixture(data), forward, ends, clock, stepper)
+        finite = _second_moment_exists(noising, mixture, forward, ends, clock, stepper)
         theorem = theorem._replace(trustworthy=theorem.trustworthy & finite)
     return PathEntropies(system, medium, system + medium, midpoint, system + midpoint, theorem, x0s, x1s)
 
 
-def check_density(data: Gaussian | GaussianMixture) -> None:
-    """Raise ``TypeError`` unless the marginals of `data` are known."""
-    if not isinstance(data, Gaussian | GaussianMixture):
-        raise TypeError(f"`data` must be a `Gaussian` or a `GaussianMixture`, got {type(data).__name__}.")
-
-
 def check_method(data: Gaussian | GaussianMixture, samples: int | None, key: Key | None) -> None:
     """Raise unless averages over `data` can be taken: by quadrature in one dimension, or by samples with a key."""
-    check_density(data)
     dim = as_mixture(data).means.shape[1]
     require(samples is not None or dim == 1, "samples", f"be given in {dim} dimensions: quadrature is for one", samples)
     require(samples is None or samples >= 2, "samples", "be at least 2", samples)
     require(samples is None or key is not None, "key", "be given with `samples`", key)
-
-
-def as_mixture(density: Gaussian | GaussianMixture) -> GaussianMixture:
-    """A Gaussian as a mixture of one; a mixture as it is."""
-    if isinstance(density, GaussianMixture):
-        return density
-    return GaussianMixture(jnp.ones(1, density.mean.dtype), density.mean[None], density.covariance[None])
 
 
 def points(density: Gaussian | GaussianMixture, samples: int | None, key: Key | None) -> tuple[Array, Array]:

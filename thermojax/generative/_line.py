@@ -36,7 +36,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import as_scalar, Scalar
 from thermojax._check import check_times, ensure, require
-from thermojax.distributions import AbstractDistribution, Gaussian, GaussianMixture, standard_normal
+from thermojax.distributions import AbstractDistribution, as_mixture, Gaussian, GaussianMixture, standard_normal
 from thermojax.dynamics import AbstractNoising, Score
 from thermojax.generative._likelihood import flow_log_prob
 
@@ -123,7 +123,9 @@ def line_limits(
     require(dim == 1, "data", "have one dimension; use `entropy_limits` for more", f"{dim} dimensions")
     require(times >= 2, "times", "be at least 2", times)
     edges = check_times(jnp.stack([as_scalar(start), as_scalar(horizon)]))
-    mixture = _components(data)
+    mixture = as_mixture(data)
+    # One variance for each component, in whatever shape they came.
+    mixture = GaussianMixture(mixture.weights, mixture.means, mixture.covariances.reshape(-1))
     half, finest = _half_width(noising, mixture, edges[0])
     rule = "put five points on the standard deviation of the narrowest component at `start`"
     half = ensure(half, 10.0 * half <= finest * (points - 1), "points", rule, points)
@@ -212,13 +214,6 @@ def _log_excess(score, noising, data, ys, final, start, horizon, rtol, atol):
         max_steps=None,
     )
     return cast(Array, solution.ys)[-1]
-
-
-def _components(data):
-    """The density as a mixture with one variance for each component."""
-    if isinstance(data, Gaussian):
-        return GaussianMixture(jnp.ones_like(data.mean), data.mean[None], data.covariance.reshape(1))
-    return GaussianMixture(data.weights, data.means, data.covariances.reshape(-1))
 
 
 @eqx.filter_jit

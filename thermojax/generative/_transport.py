@@ -33,9 +33,9 @@ from numpy.polynomial import legendre
 
 from thermojax._array import as_scalar, Scalar
 from thermojax._check import ensure, library_of, require
-from thermojax.distributions import Gaussian, GaussianMixture
+from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
 from thermojax.dynamics import AbstractNoising, Score
-from thermojax.generative._entropy import as_mixture, average, check_density, check_method, points
+from thermojax.generative._entropy import average, check_method, points
 from thermojax.generative._scores import MixtureScore, score_to_data
 
 
@@ -137,7 +137,6 @@ def squared_wasserstein(first: Gaussian | GaussianMixture, second: Gaussian | Ga
         ValueError: if they are not in one dimension.
     """
     for name, density in (("first", first), ("second", second)):
-        check_density(density)
         dim = as_mixture(density).means.shape[1]
         require(dim == 1, name, "be in one dimension", f"{dim}")
     many, few = sorted((as_mixture(first), as_mixture(second)), key=lambda density: -density.means.shape[0])

@@ -12,10 +12,10 @@ from jaxtyping import ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import as_float, Scalar
 from thermojax._check import ensure, require
-from thermojax.distributions import Gaussian, GaussianMixture
+from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
 from thermojax.dynamics import AbstractNoising
 from thermojax.estimators import Estimate, mean
-from thermojax.generative.landscape._potential import as_mixture, check_noise, one_time
+from thermojax.generative.landscape._potential import check_noise, one_time
 from thermojax.generative.landscape._speciation import latest_crossing
 from thermojax.phase import check_configurations
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import as_float, Scalar
 from thermojax._check import ensure, require
-from thermojax.distributions import Gaussian, GaussianMixture
+from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
 from thermojax.dynamics import AbstractNoising, Score
 from thermojax.estimators import Estimate, mean
 from thermojax.generative._scores import MixtureScore
@@ -175,15 +175,6 @@ def normal_nodes(nodes: int, dtype: Any) -> tuple[Float[Array, " node"], Float[A
     zs = jnp.linspace(-REACH, REACH, nodes, dtype=dtype)
     masses = jnp.exp(-0.5 * zs**2)
     return zs, masses / jnp.sum(masses)
-
-
-def as_mixture(data: Any) -> GaussianMixture:
-    """A Gaussian or a mixture, as a mixture."""
-    if isinstance(data, Gaussian):
-        return GaussianMixture(jnp.ones_like(data.mean[:1]), data.mean[None], data.covariance[None])
-    if not isinstance(data, GaussianMixture):
-        raise TypeError(f"`data` must be a Gaussian or a mixture of Gaussians, got {type(data).__name__}.")
-    return data
 
 
 def density_of(noising: AbstractNoising, data: Any) -> Gaussian | GaussianMixture | Points:

@@ -11,9 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from thermojax._array import as_float, as_scalar, Scalar
 from thermojax._check import check_positive, ensure, require
-from thermojax.distributions import Gaussian, GaussianMixture
+from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
 from thermojax.dynamics import AbstractNoising
-from thermojax.generative.landscape._potential import as_mixture, density_of, one_time, Points, rate_of, score_of
+from thermojax.generative.landscape._potential import density_of, one_time, Points, rate_of, score_of
 from thermojax.phase import check_configurations
 
 PHASES = ("unbroken", "broken", "unstable")
