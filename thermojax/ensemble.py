@@ -4,6 +4,9 @@ Noise. Step k of an ensemble draws all its normals at once from ``fold_in(key, k
 ensemble and the grid alone, so that the same call gives the same numbers and two models can share their noise. Precision is that of `x0s`:
 models and times are cast to it.
 
+With ``noise="antithetic"`` the second half of an ensemble sees minus the normals of the first: means of functions that are nearly linear
+in the noise vary less, and the two halves are no longer independent.
+
 Memory. `accumulate` keeps the current configurations and the running sums, whatever the number of steps. Reverse-mode differentiation
 stores configurations, sums and normals of every step and recomputes the rest; `segments` cuts the storage from ``len(ts)`` to about
 ``len(ts) / segments + segments`` steps for one more forward pass. Forward mode (`jax.jvp`, `jax.jacfwd`) stores nothing.
@@ -47,6 +50,7 @@ class Step(NamedTuple):
 
 
 Functional = Callable[[Step], Array]
+NOISES = ("independent", "antithetic")
 
 
 def simulate(
@@ -56,6 +60,7 @@ def simulate(
     *,
     substeps: int = 1,
     stepper: AbstractStepper | None = None,
+    noise: str = "independent",
     key: Key,
 ) -> Float[Array, "time sample dim"] | Phase:
     """Trajectories of independent particles at the times `ts`.
@@ -66,6 +71,7 @@ def simulate(
         ts: Strictly increasing times at which the configurations are returned, shape ``(time,)``.
         substeps: Equal steps between two of these times.
         stepper: One-step kernel; if omitted, `EulerMaruyama`, or for underdamped dynamics the `Splitting` "BAOAB".
+        noise: "independent", or "antithetic" for an even number of particles whose second half sees minus the noise of the first.
         key: Random key of the whole ensemble; step k draws from ``fold_in(key, k)``.
 
     Returns:
@@ -75,8 +81,8 @@ def simulate(
         TypeError, ValueError: if shapes, times or temperatures have no meaning.
     """
     require(substeps >= 1, "substeps", "be at least 1", substeps)
-    stepper, dynamics, x0s, ts = _prepare(stepper, dynamics, x0s, ts)
-    return _simulate(stepper, dynamics, x0s, ts, substeps, key)
+    stepper, dynamics, x0s, ts = _prepare(stepper, dynamics, x0s, ts, noise)
+    return _simulate(stepper, dynamics, x0s, ts, substeps, noise, key)
 
 
 def accumulate(
@@ -87,6 +93,7 @@ def accumulate(
     *,
     stepper: AbstractStepper | None = None,
     segments: int = 1,
+    noise: str = "independent",
     key: Key,
 ) -> tuple[States, PyTree[Float[Array, "sample ..."]]]:
     """Final states, and the sum of each functional along each path, in memory independent of ``len(ts)``.
@@ -98,6 +105,7 @@ def accumulate(
         ts: Strictly increasing times, shape ``(time,)``; every interval is one step.
         stepper: One-step kernel; if omitted, `EulerMaruyama`, or for underdamped dynamics the `Splitting` "BAOAB".
         segments: Number of stretches that reverse-mode differentiation recomputes one by one, to save memory.
+        noise: As for `simulate`.
         key: Random key; the paths are those of `simulate` with the same key and grid.
 
     Returns:
@@ -107,8 +115,8 @@ def accumulate(
         TypeError, ValueError: if shapes, times or temperatures have no meaning, or a functional does not fit the dynamics.
     """
     require(segments >= 1, "segments", "be at least 1", segments)
-    stepper, dynamics, x0s, ts = _prepare(stepper, dynamics, x0s, ts)
-    return _accumulate(functionals, stepper, dynamics, x0s, ts, segments, key)
+    stepper, dynamics, x0s, ts = _prepare(stepper, dynamics, x0s, ts, noise)
+    return _accumulate(functionals, stepper, dynamics, x0s, ts, segments, noise, key)
 
 
 def along(
@@ -138,15 +146,20 @@ def stepper_for(dynamics: Any) -> AbstractStepper:
     return Splitting() if isinstance(dynamics, Underdamped) else EulerMaruyama()
 
 
-def _normals(stepper, xs, key):
+def _normals(stepper, xs, key, noise):
     """The noise of one step of a block of particles, drawn at once."""
-    shape = position_of(xs).shape
-    return checkpoint_name(jr.normal(key, (shape[0], stepper.normals, shape[1]), position_of(xs).dtype), "normals")
+    count, dim = position_of(xs).shape
+    drawn = count if noise == "independent" else count // 2
+    zs = jr.normal(key, (drawn, stepper.normals, dim), position_of(xs).dtype)
+    return checkpoint_name(zs if noise == "independent" else jnp.concatenate([zs, -zs]), "normals")
 
 
-def _prepare(stepper, dynamics, x0s, ts):
+def _prepare(stepper, dynamics, x0s, ts, noise):
     """Everything checked and in one precision."""
     x0s = check_states(x0s)
+    require(noise in NOISES, "noise", "be 'independent' or 'antithetic'", repr(noise))
+    count = position_of(x0s).shape[0]
+    require(noise == "independent" or count % 2 == 0, "x0s", "hold an even number of states for antithetic noise", count)
     dtype = position_of(x0s).dtype
     ts = check_times(ts, dtype)
     stepper, dynamics = cast((stepper_for(dynamics) if stepper is None else stepper, dynamics), dtype)
@@ -162,10 +175,10 @@ def _prepare(stepper, dynamics, x0s, ts):
 
 
 @eqx.filter_jit
-def _simulate(stepper, dynamics, x0s, ts, substeps, key):
+def _simulate(stepper, dynamics, x0s, ts, substeps, noise, key):
     def move(xs, inputs):
         t0, t1, step_key = inputs
-        return jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, _normals(stepper, xs, step_key)), None
+        return jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, _normals(stepper, xs, step_key, noise)), None
 
     def interval(xs, inputs):
         xs, _ = lax.scan(_sparing(move), xs, inputs)
@@ -178,7 +191,7 @@ def _simulate(stepper, dynamics, x0s, ts, substeps, key):
 
 
 @eqx.filter_jit
-def _accumulate(functionals, stepper, dynamics, x0s, ts, segments, key):
+def _accumulate(functionals, stepper, dynamics, x0s, ts, segments, noise, key):
     def increments(t0, t1, x0, x1, zs):
         step = Step(stepper, dynamics, t0, t1, x0, x1, zs)
         return jax.tree.map(lambda functional: functional(step), functionals, is_leaf=callable)
@@ -186,7 +199,7 @@ def _accumulate(functionals, stepper, dynamics, x0s, ts, segments, key):
     def move(carry, inputs):
         xs, totals = carry
         t0, t1, step_key = inputs
-        zs = _normals(stepper, xs, step_key)
+        zs = _normals(stepper, xs, step_key, noise)
         ys = jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, zs)
         gains = jax.vmap(ft.partial(increments, t0, t1))(xs, ys, zs)
         return (ys, jax.tree.map(jnp.add, totals, gains)), None

@@ -1,25 +1,20 @@
 """Erase one bit: a particle in two wells is brought into the right one, by hand and by a protocol found by gradient descent."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray as Key
+from jaxtyping import Array
 from pydantic import Field
 
-from thermojax._array import Scalar
-from thermojax.distributions import AbstractDistribution
 from thermojax.dynamics import Overdamped
-from thermojax.ensemble import accumulate
 from thermojax.estimators import mean
 from thermojax.experiments._experiment import Experiment, Parameters, Picture, Progress, Quantity, Results
 from thermojax.fokker_planck import energetics, evolve, Grid, propose_grid
 from thermojax.functionals import work
-from thermojax.optimize import fit
+from thermojax.optimize import ErrorRate, fit, Mean, MonteCarlo
 from thermojax.plots import COLOURS, histogram, panels
 from thermojax.protocols import PiecewiseLinear
 from thermojax.switching import drive, equilibrium_at
@@ -59,27 +54,6 @@ def by_hand(tau: float, tilt: float, knots: int) -> PiecewiseLinear:
     return PiecewiseLinear([1.0, 0.0], np.stack([barrier, tilt * push], axis=1), [1.0, 0.0], tau)
 
 
-class Cost(eqx.Module):
-    """Mean work and the price of errors, from configurations drawn anew for every key.
-
-    An error counts as a smooth step in the last position, so that its gradient exists.
-    """
-
-    dynamics: Overdamped
-    initial: AbstractDistribution
-    ts: Array
-    penalty: Scalar
-    samples: int = eqx.field(static=True)
-
-    def __call__(self, protocol: Any, key: Key) -> Scalar:
-        """The cost of a protocol."""
-        start_key, noise_key = jr.split(key)
-        driven = eqx.tree_at(lambda d: d.protocol, self.dynamics, protocol)
-        x0s = self.initial.sample(self.samples, key=start_key)
-        x1s, works = accumulate(work, driven, x0s, self.ts, segments=20, key=noise_key)
-        return jnp.mean(works) + self.penalty * jnp.mean(jax.nn.sigmoid(-x1s[:, 0] / 0.1))
-
-
 def run(parameters: BitErasure, key: jax.Array, progress: Progress) -> Results:
     """Optimise from the protocol made by hand, judge both on fresh noise and by the Fokker-Planck equation."""
     p = parameters
@@ -91,15 +65,17 @@ def run(parameters: BitErasure, key: jax.Array, progress: Progress) -> Results:
 
     with progress.stage("optimising both controls", p.iterations) as done:
         rate = optax.cosine_decay_schedule(p.learning_rate, p.iterations)
+        # An error counts as a smooth step in the last position, so that its gradient exists.
+        cost = Mean(work) + p.penalty * ErrorRate(lambda x: x[0], 0.1)
         optimum = fit(
-            Cost(dynamics, initial, ts, jnp.asarray(p.penalty), p.batch),
-            hand,
+            MonteCarlo(cost, initial, ts, p.batch, segments=20),
+            dynamics,
             optimizer=optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate)),
             steps=p.iterations,
-            where=lambda protocol: protocol.knots,
+            where=lambda d: d.protocol.knots,
             progress=lambda k, loss: done(k),
             key=fit_key,
-        ).model
+        ).model.protocol
 
     protocols = {"hand": hand, "found": optimum}
     corners = [jnp.asarray([b, t]) for b in (0.0, 1.5) for t in (-2 * p.tilt, 2 * p.tilt)]

@@ -217,7 +217,7 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
         f"{bits['elbo_held_out'] - bits['flow_held_out']:+.3f} from the flow. "
         f"With {p.sampler_steps} steps the sampler itself is bounded by {bits['sampler_bound_held_out']:.3f}: the rest is its time step.",
         f"Training images cost {bits['elbo_train']:.3f}: {bits['memorised']:.3f} bits per dimension of path KL are memorised. "
-        f"Training ended by {fitted.stopped}; the model kept is that of step {fitted.steps}.",
+        + fitted.message,
         *found.faults,
         *found.remarks,
     ]

@@ -18,7 +18,7 @@ from thermojax.ensemble import accumulate
 from thermojax.estimators import exponential_mean, jarzynski, mean
 from thermojax.experiments._experiment import Experiment, Parameters, Picture, Progress, Quantity, Results
 from thermojax.functionals import log_ratio, path_log_ratio, work
-from thermojax.optimize import fit, MeanWork
+from thermojax.optimize import fit, Mean, MonteCarlo
 from thermojax.plots import COLOURS, curve, histogram, panels
 from thermojax.potentials import Harmonic
 from thermojax.protocols import ramp_with_jumps
@@ -56,15 +56,15 @@ def run(parameters: MovingTrap, key: jax.Array, progress: Progress) -> Results:
     with progress.stage("optimising the protocol", p.iterations) as done:
         rate = optax.cosine_decay_schedule(p.learning_rate * p.distance, p.iterations)
         found = fit(
-            MeanWork(dynamics, initial, ts, p.batch, stepper),
-            ramp,
+            MonteCarlo(Mean(work), initial, ts, p.batch, stepper=stepper),
+            dynamics,
             optimizer=optax.adam(rate),
             steps=p.iterations,
-            where=lambda protocol: protocol.knots,
+            where=lambda d: d.protocol.knots,
             progress=lambda k, loss: done(k),
             key=fit_key,
         )
-    optimum = found.model
+    optimum = found.model.protocol
 
     def judge(protocol, key):
         start_key, noise_key = jr.split(key)

@@ -1,0 +1,111 @@
+"""Checkpoints of a descent: one file, a line of JSON that says what it is of and then the arrays, written all of it or nothing."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import PRNGKeyArray as Key, PyTree
+
+from thermojax._check import require
+
+
+def identity(descent: PyTree, owners: PyTree, key: Key) -> dict[str, Any]:
+    """What tells one problem from another: names, shapes and types of what is optimised, and a hash of all numbers that are known."""
+    described = jax.tree_util.tree_leaves_with_path(descent)
+    leaves = [[jax.tree_util.keystr(path), list(jnp.shape(leaf)), str(jnp.result_type(leaf))] for path, leaf in described]
+    return {"leaves": leaves, "numbers": _hash(owners), "key": f"{jr.key_impl(key)} {_hash(key)}"}
+
+
+def save(path: str | os.PathLike, track: Any, problem: dict[str, Any]) -> None:
+    """Write the track of a descent in place of what is there."""
+    path = Path(path)
+    header = {"thermojax": "fit", "problem": problem, "best_step": track.best_step, "stopped": track.stopped}
+    header |= {"sizes": [track.history.size, track.validation.size]}
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with open(draft, "wb") as file:
+            file.write((json.dumps(header) + "\n").encode())
+            eqx.tree_serialise_leaves(file, _arrays(track))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def restore(path: str | os.PathLike, track: Any, problem: dict[str, Any]) -> Any:
+    """The track that was saved; `track` itself if there is none.
+
+    Raises:
+        ValueError: if the file is no checkpoint of `fit`, or of another problem.
+    """
+    path = Path(path)
+    require(path.parent.is_dir(), "checkpoint", "be in a folder that exists", path)
+    if not path.exists():
+        return track
+    with open(path, "rb") as file:
+        header = _header(file)
+        require(header.get("thermojax") == "fit", "checkpoint", "be a file that `fit` wrote", path)
+        _compare(header["problem"], json.loads(json.dumps(problem)), path)
+        sizes = zip((track.history, track.validation), header["sizes"], strict=True)
+        history, validation = (np.zeros(size, a.dtype) for a, size in sizes)
+        like = track._replace(history=history, validation=validation)
+        try:
+            arrays = eqx.tree_deserialise_leaves(file, _arrays(like))
+        except (RuntimeError, ValueError, EOFError, OSError) as error:
+            raise ValueError(f"`checkpoint` must be a whole file, got {path}.") from error
+    descent, best, history, validation = jax.tree.map(_as_it_was, (track.descent, track.best, history, validation), arrays)
+    return type(track)(descent, best, header["best_step"], history, validation, header["stopped"])
+
+
+def _header(file) -> dict[str, Any]:
+    try:
+        header = json.loads(file.readline())
+    except ValueError:
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
+def _compare(found, problem, path):
+    words = {
+        "leaves": "other leaves to optimise, or another optimiser",
+        "numbers": "other numbers in the loss or in the model",
+        "key": "another `key`",
+    }
+    for name, value in problem.items():
+        other = words.get(name, f"`{name}` = {found.get(name)!r} instead of {value!r}")
+        require(found.get(name) == value, "checkpoint", "be that of the same problem", f"{path} with {other}")
+
+
+def _arrays(track):
+    """What is written: keys as numbers."""
+    return jax.tree.map(_as_numbers, (track.descent, track.best, track.history, track.validation))
+
+
+def _as_numbers(leaf):
+    return jr.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _as_it_was(like, numbers):
+    return jr.wrap_key_data(numbers, impl=jr.key_impl(like)) if _is_key(like) else numbers
+
+
+def _is_key(leaf):
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _hash(tree):
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if eqx.is_array(leaf) or isinstance(leaf, np.ndarray | float | int):
+            array = np.asarray(_as_numbers(leaf))
+            digest.update(f"{array.shape} {array.dtype} ".encode() + array.tobytes())
+    return digest.hexdigest()

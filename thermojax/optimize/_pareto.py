@@ -1,0 +1,113 @@
+"""Fronts of competing objectives: one descent for each choice of weights, all of them in one compiled solve."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray as Key, PyTree
+
+from thermojax._array import as_float
+from thermojax._check import require
+from thermojax.optimize._fit import Descent, descent_step
+from thermojax.optimize._gradients import check_loss, check_mode, Loss, picked, Where
+
+
+class Front(NamedTuple):
+    """What `pareto` found, one member for each row of weights."""
+
+    models: tuple[Any, ...]
+    """The fitted models."""
+    weights: Float[Array, "member term"]
+    """The weights of the terms that each was fitted for."""
+    values: Float[Array, "member term"]
+    """The terms of each on fresh noise, without their weights; the same noise for all members."""
+    stderrs: Float[Array, "member term"]
+    """Their standard errors."""
+    dominated: Bool[Array, " member"]
+    """Whether another member is better in every term, by more than two standard errors of the difference; also for a member with a term
+    that is not finite."""
+
+
+def pareto(
+    loss: Loss,
+    model: PyTree,
+    weights: ArrayLike | list,
+    *,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    where: Where | None = None,
+    mode: str = "reverse",
+    average: float = 0.0,
+    repeats: int = 30,
+    key: Key,
+) -> Front:
+    """Minimise a weighted loss for each row of weights, from the same model and with the same noise, and judge what was found.
+
+    Args:
+        loss: A loss with the weights of its terms as the leaf ``loss.objective.weights``, shape ``(term,)``, and with
+            ``loss.terms(model, key)``, the terms without them.
+        model: Where all descents start.
+        weights: Weights, shape ``(member, term)``, finite and not negative.
+        optimizer: An optax optimiser.
+        steps: Number of gradient steps of each member.
+        where: Picks the leaves to optimise, as in `fit`.
+        mode: As in `fit`.
+        average: As in `fit`.
+        repeats: Calls of ``loss.terms`` that judge each member, at least two.
+        key: Random key.
+
+    Raises:
+        ValueError: if the loss has no weights, or they have another shape; else as `fit`.
+    """
+    check_mode(mode)
+    require(steps >= 1, "steps", "be at least 1", steps)
+    require(0.0 <= average < 1.0, "average", "lie in [0, 1)", average)
+    require(repeats >= 2, "repeats", "be at least 2", repeats)
+    own = getattr(getattr(loss, "objective", None), "weights", None)
+    rule = "have `objective.weights` and `terms`, as of a weighted sum of objectives"
+    require(own is not None and hasattr(loss, "terms"), "loss", rule, type(loss).__name__)
+    own = jnp.asarray(own)
+    weights = as_float(weights).astype(own.dtype)
+    rule = f"have shape (member, {own.shape[0]}), one column for each term"
+    require(weights.ndim == 2 and weights.shape[0] >= 1 and weights.shape[1:] == own.shape, "weights", rule, f"shape {weights.shape}")
+    good = np.isfinite(weights) & (np.asarray(weights) >= 0)
+    require(bool(np.all(good)), "weights", "be finite and not negative", np.array2string(np.asarray(weights), precision=6, threshold=6))
+    check_loss(loss, model, key)
+    params, fixed = picked(model, where)
+    noise_key, judge_key = jr.split(key)
+    members = _front(loss, optimizer, params, fixed, weights, jr.split(noise_key, steps), mode, jnp.asarray(average))
+    terms = _terms(loss, members, fixed, jr.split(judge_key, repeats))
+    values, stderrs = (jnp.mean(terms, axis=1), jnp.std(terms, axis=1, ddof=1) / np.sqrt(repeats))
+    pick = lambda i: eqx.combine(jax.tree.map(lambda a: a[i], members), fixed)
+    models = tuple(pick(i) for i in range(weights.shape[0]))
+    return Front(models, weights, values, stderrs, _dominated(terms))
+
+
+@eqx.filter_jit
+def _front(loss, optimizer, params, fixed, weights, keys, mode, average):
+    def solve(row):
+        weighted = eqx.tree_at(lambda own: own.objective.weights, loss, row)
+        start = Descent(params, params, optimizer.init(params), jnp.zeros((), int))
+        return lax.scan(descent_step(weighted, optimizer, fixed, mode, average), start, keys)[0].averaged
+
+    return jax.vmap(solve)(weights)
+
+
+@eqx.filter_jit
+def _terms(loss, members, fixed, keys):
+    judge = lambda params, key: loss.terms(eqx.combine(params, fixed), key)
+    return jax.vmap(lambda params: lax.map(lambda key: judge(params, key), keys))(members)
+
+
+@jax.jit
+def _dominated(terms):
+    """Which members are beaten in every term; `terms` has shape (member, repeat, term). Differences have less noise than the terms."""
+    gaps = terms[:, None] - terms[None, :]
+    n = jnp.asarray(terms.shape[1], terms.dtype)
+    worse = jnp.mean(gaps, axis=2) > 2.0 * jnp.std(gaps, axis=2, ddof=1) / jnp.sqrt(n)
+    return jnp.any(jnp.all(worse, axis=2), axis=1) | ~jnp.all(jnp.isfinite(terms), axis=(1, 2))
