@@ -86,6 +86,24 @@ class DoubleWell(AbstractPotential):
         return self.barrier * jnp.sum(((x / self.width) ** 2 - 1.0) ** 2)
 
 
+class Bistable(AbstractPotential):
+    r"""Two parabolic wells at $\pm w$ that meet in a barrier, $V = -\sum_i\ln\left[e^{-k(x_i+w)^2/2} + e^{-k(x_i-w)^2/2}\right]$.
+
+    At $\beta = 1$ the Boltzmann weight is a mixture of two Gaussians in every dimension, also under a `Harmonic` spring; the barrier is
+    $kw^2/2 - \ln 2$ high, up to $e^{-2kw^2}$. Independent of the control.
+    """
+
+    stiffness: Scalar = eqx.field(converter=as_scalar, default=1.0)
+    """Spring constant $k$ of each well."""
+    width: Scalar = eqx.field(converter=as_scalar, default=1.0)
+    """Distance $w$ of each well from the barrier."""
+
+    def __call__(self, x, lam):
+        del lam
+        wells = [-0.5 * self.stiffness * (x - place) ** 2 for place in (-self.width, self.width)]
+        return -jnp.sum(jnp.logaddexp(*wells))
+
+
 class Tilt(AbstractPotential):
     r"""A uniform force equal to the control, $V = -\lambda\cdot x$: add it to a landscape to tilt that landscape."""
 
