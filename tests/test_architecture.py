@@ -12,6 +12,7 @@ SRC = pathlib.Path(thermojax.__file__).parent
 ORDER = [
     "_array",
     "_check",
+    "_symmetric",
     "phase",
     "potentials",
     "protocols",
@@ -26,6 +27,8 @@ ORDER = [
     "fokker_planck",
     "switching",
     "theorems",
+    "geometry",
+    "escorting",
     "optimize",
     "generative",
     "plots",

@@ -13,7 +13,7 @@ Data flows one way:
       -> functionals: increments summed on the way   functionals
       -> estimators: numbers with error bars         mean, jarzynski, bar, exponential_mean, trust
       -> theorems: residuals of the laws             theorems; switching.both_ways runs and reverses an experiment
-      -> optimisation over any leaf of the model     fit, MeanWork, MeanLogRatio
+      -> optimisation over any leaf of the model     optimize: MonteCarlo(Mean(work), ...), FokkerPlanck, fit
 
 The oracle without noise is `fokker_planck`; closed forms are in `exact`.
 
@@ -26,11 +26,13 @@ from thermojax import (
     baths as baths,
     distributions as distributions,
     dynamics as dynamics,
+    escorting as escorting,
     estimators as estimators,
     exact as exact,
     fokker_planck as fokker_planck,
     functionals as functionals,
     generative as generative,
+    geometry as geometry,
     optimize as optimize,
     potentials as potentials,
     protocols as protocols,
@@ -50,7 +52,7 @@ from thermojax.estimators import (
     trust as trust,
 )
 from thermojax.functionals import path_log_ratio as path_log_ratio
-from thermojax.optimize import fit as fit, MeanLogRatio as MeanLogRatio, MeanWork as MeanWork
+from thermojax.optimize import fit as fit, MonteCarlo as MonteCarlo
 from thermojax.phase import Phase as Phase
 from thermojax.steppers import (
     Diffrax as Diffrax,

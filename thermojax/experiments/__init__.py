@@ -1,6 +1,17 @@
 """Experiments: what ``thermojax run NAME`` runs, one file each."""
 
-from thermojax.experiments import _bit_erasure, _digits, _fluctuating_diffusion, _fluctuation_theorems, _free_energy_data, _moving_trap
+from thermojax.experiments import (
+    _active_particle,
+    _barrier_crossing,
+    _bit_erasure,
+    _digits,
+    _fluctuating_diffusion,
+    _fluctuation_theorems,
+    _free_energy_data,
+    _moving_trap,
+    _noise_schedule,
+    _optimal_transport_of_a_trap,
+)
 from thermojax.experiments._experiment import (
     Experiment as Experiment,
     Parameters as Parameters,
@@ -11,5 +22,16 @@ from thermojax.experiments._experiment import (
     Silent as Silent,
 )
 
-_MODULES = (_digits, _moving_trap, _fluctuating_diffusion, _fluctuation_theorems, _bit_erasure, _free_energy_data)
+_MODULES = (
+    _digits,
+    _moving_trap,
+    _fluctuating_diffusion,
+    _fluctuation_theorems,
+    _bit_erasure,
+    _free_energy_data,
+    _noise_schedule,
+    _optimal_transport_of_a_trap,
+    _active_particle,
+    _barrier_crossing,
+)
 EXPERIMENTS: dict[str, Experiment] = {module.EXPERIMENT.name: module.EXPERIMENT for module in _MODULES}

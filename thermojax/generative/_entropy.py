@@ -35,17 +35,13 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 
 from thermojax._array import as_float, Scalar
 from thermojax._check import check_times, ensure, library_of, require
-from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
+from thermojax.distributions import as_mixture, Gaussian, GaussianMixture, nodes_on_line
 from thermojax.dynamics import AbstractNoising, Reversed, Score
 from thermojax.ensemble import accumulate
 from thermojax.estimators import Estimate, exponential_mean
 from thermojax.functionals import log_ratio, medium_entropy_stratonovich, system_entropy
 from thermojax.generative._scores import MixtureScore
 from thermojax.steppers import AbstractStepper, EulerMaruyama, ExactLinear, with_density
-
-# The trapezoidal rule on a Gaussian converges faster than any power: 40 nodes per standard deviation, twelve of these on each side.
-_NODES = 961
-_REACH = 12.0
 
 
 class EntropyRates(NamedTuple):
@@ -191,12 +187,7 @@ def points(density: Gaussian | GaussianMixture, samples: int | None, key: Key | 
     mixture = as_mixture(density)
     if samples is not None and key is not None:
         return mixture.sample(samples, key=key), jnp.full(samples, 1.0 / samples, mixture.means.dtype)
-    zs = jnp.linspace(-_REACH, _REACH, _NODES, dtype=mixture.means.dtype)
-    bell = jnp.exp(-0.5 * zs**2)
-    # Each component has nodes of its own: they may differ in width, and lie far apart.
-    xs = mixture.means + jnp.outer(jnp.sqrt(mixture.covariances.ravel()), zs)
-    weights = jnp.outer(mixture.weights / jnp.sum(mixture.weights), bell / jnp.sum(bell))
-    return xs.reshape(-1, 1), weights.ravel()
+    return nodes_on_line(mixture)
 
 
 def average(values: Float[Array, " point"], weights: Float[Array, " point"], samples: int | None) -> tuple[Scalar, Scalar]:

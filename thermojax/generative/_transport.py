@@ -25,15 +25,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optimistix as optx
 from jax import lax
-from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key
 from numpy.polynomial import legendre
 
 from thermojax._array import as_scalar, Scalar
 from thermojax._check import ensure, library_of, require
-from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
+from thermojax.distributions import Gaussian, GaussianMixture
 from thermojax.dynamics import AbstractNoising, Score
 from thermojax.generative._entropy import average, check_method, points
 from thermojax.generative._scores import MixtureScore, score_to_data
@@ -123,26 +121,6 @@ def constant_speed_grid(transport: Transport, steps: int) -> Float[Array, " time
     return jnp.concatenate([transport.start[None], transport.start + duration * found, transport.horizon[None]])
 
 
-def squared_wasserstein(first: Gaussian | GaussianMixture, second: Gaussian | GaussianMixture) -> Scalar:
-    r"""$W_2^2$ of two densities in one dimension, $\int_0^1 (F^{-1}(u) - G^{-1}(u))^2 du$, by quadrature over the quantiles.
-
-    The optimal map is $G^{-1}(F(x))$, evaluated at the nodes of the density with more components: exact to rounding if the other one is
-    a Gaussian, and as long as it has no gap that the nodes cannot resolve.
-
-    Args:
-        first: One density.
-        second: The other.
-
-    Raises:
-        ValueError: if they are not in one dimension.
-    """
-    for name, density in (("first", first), ("second", second)):
-        dim = as_mixture(density).means.shape[1]
-        require(dim == 1, name, "be in one dimension", f"{dim}")
-    many, few = sorted((as_mixture(first), as_mixture(second)), key=lambda density: -density.means.shape[0])
-    return _squared_wasserstein(many, few)
-
-
 @eqx.filter_jit
 def _transport_cost(noising, data, score, start, horizon, nodes, samples, key):
     weights, shares, widths = (jnp.asarray(a, start.dtype) for a in _clock(nodes))
@@ -199,31 +177,3 @@ def _integration(nodes, places):
     # (2n + 1) times the integral of P_n is P_{n+1} - P_{n-1}.
     integrals = (values[:, 1:] - np.concatenate([np.full((len(places), 1), -1.0), values[:, : nodes - 1]], axis=1)) / (2 * orders + 1)
     return integrals @ coefficients
-
-
-@eqx.filter_jit
-def _squared_wasserstein(many, few):
-    xs, weights = points(many, None, None)
-    reach = 24.0 * jnp.sqrt(few.covariances.ravel())
-    low, high = jnp.min(few.means[:, 0] - reach), jnp.max(few.means[:, 0] + reach)
-    precision = 4.0 * float(jnp.finfo(xs.dtype).eps)
-
-    def mapped(x):
-        below, above = _tails(many, x)
-
-        def excess(y, args):
-            reached, left = _tails(few, y)
-            # Probabilities keep their digits in the smaller tail.
-            return jnp.where(below < above, reached - below, above - left)
-
-        search = optx.Bisection(rtol=precision, atol=precision)
-        return optx.root_find(excess, search, 0.5 * (low + high), options={"lower": low, "upper": high}, max_steps=100, throw=False).value
-
-    return jnp.sum(weights * (xs[:, 0] - jax.vmap(mapped)(xs[:, 0])) ** 2)
-
-
-def _tails(mixture, x):
-    """The probabilities below and above x."""
-    zs = (x - mixture.means[:, 0]) / jnp.sqrt(mixture.covariances.ravel())
-    weights = mixture.weights / jnp.sum(mixture.weights)
-    return jnp.sum(weights * ndtr(zs)), jnp.sum(weights * ndtr(-zs))
