@@ -48,6 +48,8 @@ from thermojax.steppers import AbstractGaussianStepper
 VARIANCES = ("posterior", "optimal")
 # Places in a window of the refinement, which reaches two levels across.
 _WINDOW = 17
+# How often the windows of one width are moved, at most.
+_ROUNDS = 200
 
 
 class DenoisingProfile(NamedTuple):
@@ -200,8 +202,8 @@ def dynamic_grid(profile: DenoisingProfile, steps: int, *, variance: str = "post
     """The cheapest grid, ends included, by dynamic programming.
 
     The cost is a sum over steps, so on the levels of the profile this is the global optimum. Then the same is done again among places
-    between them, each time in a window half as wide, around what was found. The time it takes grows with the steps and with the square of
-    the levels.
+    between them, in windows that follow what was found until it stays, each time half as wide. The time it takes grows with the steps
+    and with the square of the levels.
 
     Args:
         profile: The error of the score at the candidates; between them it is read from a cubic.
@@ -338,10 +340,20 @@ def _refined(profile, places, variance, rounds):
         final = jnp.argmin(best)
         _, rows = lax.scan(back, final, origins, reverse=True)
         rows = jnp.concatenate([rows, final[None]])
-        return jnp.take_along_axis(moved, rows[:, None], axis=1)[:, 0], None
+        return jnp.take_along_axis(moved, rows[:, None], axis=1)[:, 0]
+
+    def settle(places, width):
+        """Windows follow what was found until it stays: all times may have to move by more than a window."""
+        moving = lambda state: state[1] & (state[2] < _ROUNDS)
+
+        def follow(state):
+            found = zoom(state[0], width)
+            return found, jnp.any(found != state[0]), state[2] + 1
+
+        return lax.while_loop(moving, follow, (places, jnp.asarray(True), 0))[0], None
 
     widths = 0.5 ** jnp.arange(rounds, dtype=profile.ts.dtype)
-    places, _ = lax.scan(zoom, places.astype(profile.ts.dtype), widths)
+    places, _ = lax.scan(settle, places.astype(profile.ts.dtype), widths)
     return jax.vmap(lambda u: _between(profile.ts, u))(places)
 
 
