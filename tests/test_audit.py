@@ -65,6 +65,7 @@ def check_finds(found, *sentences):
         assert sentence in fault, fault
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_the_true_score():
     found = audited()
     check_finds(found)

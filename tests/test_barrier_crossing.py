@@ -34,6 +34,7 @@ def test_bistable_wells_under_a_spring_are_a_mixture_of_two_gaussians():
     assert at(0.0) - at(1.0) == pytest.approx(2.5, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("duration", [0.2, 10.0])
 def test_the_least_work_of_full_control_is_the_closed_form_for_gaussians(duration):
     start, final = Gaussian([0.0], [[1.0]]), Gaussian([2.0], [[0.25]])

@@ -10,7 +10,7 @@ from assertions import needs_x64
 from thermojax.baths import Isothermal, LinearBeta
 from thermojax.distributions import Gaussian, GaussianMixture
 from thermojax.dynamics import OrnsteinUhlenbeck, Overdamped
-from thermojax.exact import breathing_trap_optimal_work, moving_trap_optimal_protocol
+from thermojax.exact import breathing_trap_optimal_protocol, breathing_trap_optimal_work, moving_trap_optimal_protocol
 from thermojax.fokker_planck import (
     energetics,
     evolve,
@@ -24,7 +24,7 @@ from thermojax.fokker_planck import (
     work_moments,
 )
 from thermojax.potentials import AbstractPotential, Breathing, Harmonic
-from thermojax.protocols import AbstractProtocol, Constant, PiecewiseLinear, Ramp
+from thermojax.protocols import Constant, PiecewiseLinear, Ramp
 
 pytestmark = needs_x64
 CELLS, STEPS = 5000, 800
@@ -79,20 +79,6 @@ def test_distribution_of_the_work_on_a_moving_trap_is_gaussian():
     assert jnp.max(jnp.abs(found - exact)) < 2e-5
 
 
-class BestBreathing(AbstractProtocol):
-    """The stiffness of least work (T. Schmiedl, U. Seifert, 2007), with mobility and temperature one."""
-
-    start: jax.Array
-    stop: jax.Array
-    duration: jax.Array
-
-    def __call__(self, t):
-        tau = self.duration
-        c = (jnp.sqrt(1 + 2 * self.start * tau + self.start * self.stop * tau**2) - 1 - self.stop * tau) / (tau * (2 + self.stop * tau))
-        inside = (self.start - c * (1 + c * t)) / (1 + c * t) ** 2
-        return jnp.where(t <= 0, self.start, jnp.where(t >= tau * (1 - 1e-12), self.stop, inside))
-
-
 BREATHING = [
     (1, 2, 1, 0.402918361125, 0.412465798535, 0.178628754019, 0.346573590280),
     (1, 2, 0.1, 0.478289107117, 0.484586731345, 0.439122696691, 0.346573590280),
@@ -108,7 +94,7 @@ def test_work_on_a_breathing_trap(first, last, duration, least, linear, variance
     ramp = Overdamped(Breathing(), Ramp(first, last, duration), Isothermal(1.0))
     assert jnp.stack(work_moments(ramp, start, grid, ts)) == close(np.array([linear, variance]))
     assert exponential_work(ramp, start, grid, ts) == close(np.exp(-delta_f))
-    best = Overdamped(Breathing(), BestBreathing(*(jnp.asarray(float(a)) for a in (first, last, duration))), Isothermal(1.0))
+    best = Overdamped(Breathing(), breathing_trap_optimal_protocol(first, last, duration), Isothermal(1.0))
     assert energetics(best, start, grid, ts).work == close(least)
     assert breathing_trap_optimal_work(first, last, duration) == close(least)
 
@@ -129,10 +115,8 @@ CHANGING = {
 }  # fmt: skip
 
 
-SLOW = {"stiffness and temperature": [pytest.mark.slow]}
-
-
-@pytest.mark.parametrize("case", [pytest.param(c, id=name, marks=SLOW.get(name, [])) for name, c in CHANGING.items()])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CHANGING.values(), ids=CHANGING)
 def test_trap_in_a_bath_of_changing_temperature(case):
     dynamics, duration, expected = case
     grid, start, ts = Grid(-7.0, 7.0, 6000), Gaussian([0.0], 1.0), times(duration)

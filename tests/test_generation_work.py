@@ -103,6 +103,7 @@ def measured(verb, score, key, start=0.0):
     return verb(score, scaled(1.0, TWINS), OU, data, start=start, horizon=3.0, levels=40, key=level_key)
 
 
+@pytest.mark.slow
 def test_error_of_a_score_agrees_with_quadrature(key):
     for factor, expected in ERRORS.items():
         found = measured(score_error, scaled(factor, TWINS), key)

@@ -76,6 +76,7 @@ def test_straight_lines_between_knots_cost_more_at_second_order():
     assert_order(extra, [1 / (n - 1) for n in counts], 2.0)
 
 
+@pytest.mark.slow
 def test_geodesic_of_place_and_stiffness_is_the_straight_line_of_optimal_transport():
     start, stop = jnp.array([0.0, 0.5]), jnp.array([1.0, 4.0])
     found = geodesic(trap_metric, start, stop, 2.0, knots=33)

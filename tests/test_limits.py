@@ -178,6 +178,7 @@ def check_limits(found, expected):
         assert_estimate(getattr(found, name), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fit", "nine tenths"])
 def test_limits_from_samples_agree_with_quadrature(key, name):
     found, expected = limits(name, key), exact_limits(name)

@@ -466,7 +466,8 @@ def descend(loss, dynamics, key, *, steps=150, rate=0.1, **options):
     return fit(loss, dynamics, optimizer=optax.adam(schedule), steps=steps, where=knots_of, key=key, **options)
 
 
-@pytest.mark.parametrize("objective", ["work", pytest.param("log-ratio", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["work", "log-ratio"])
 def test_descent_from_the_ramp_finds_the_jumps(key, objective):
     chosen = Mean(work) if objective == "work" else LogRatio(equilibrium(TRAP, 2.0))
     loss = MonteCarlo(chosen, equilibrium(TRAP, 0.0), grid_of_times(40), 2000)

@@ -152,6 +152,7 @@ def slope_at(end):
     return jnp.concatenate([slope[0][None], slope[1]])
 
 
+@pytest.mark.slow
 def test_full_control_in_two_dimensions_is_a_minimum():
     found = full_control(FIRST, LAST, DURATION, **SCALES)
     close(found.dissipated, float(dissipated(found.end)))

@@ -162,7 +162,7 @@ def test_a_kick_costs_the_kinetic_energy_that_it_gives():
     assert abs(heat(step)) < rounding()
 
 
-@pytest.mark.parametrize("word", ["OBABO", "BAO"])
+@pytest.mark.parametrize("word", [pytest.param("OBABO", marks=pytest.mark.slow), "BAO"])
 def test_streaming_equals_stored(key, word):
     dynamics, ts, stepper = pushed(), jnp.linspace(0.0, 1.0, 9), Splitting(word)
     xs = simulate(dynamics, states(key), ts, stepper=stepper, key=key)
