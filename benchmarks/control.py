@@ -12,6 +12,7 @@ estimator: what it takes to know the gradient to one unit.
 
 import functools as ft
 import multiprocessing
+import pathlib
 import resource
 import time
 
@@ -49,13 +50,23 @@ def gradient_of(loss, dynamics, mode):
     return ft.partial(jax.jit(transform(value)), KNOTS(dynamics))
 
 
+def peak():
+    """The most mebibytes that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident():
+    """The mebibytes that this process has; their peak where the system does not tell."""
+    sizes = pathlib.Path("/proc/self/statm")
+    return int(sizes.read_text().split()[1]) * resource.getpagesize() / 2**20 if sizes.exists() else peak()
+
+
 def memory_of(mode, segments, samples, steps, rounds):
     """Peak mebibytes of one setting, its seconds and those of a forward pass; to be called in a fresh process."""
     loss, dynamics = driven_quartic(samples, steps, segments=segments)
     knots = KNOTS(dynamics)
     jobs = [gradient_of(loss, dynamics, way).func.lower(knots, jr.key(0)).compile() for way in (mode, None)]
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    before = peak()
+    before = resident()
     jax.block_until_ready(jobs[0](knots, jr.key(0)))
     grown = peak() - before
     laps = interleaved({name: ft.partial(job, knots) for name, job in zip(("gradient", "forward"), jobs, strict=True)}, rounds=rounds)

@@ -43,11 +43,22 @@ def files_of(name):
     return sorted((SRC / name).rglob("*.py")) or [SRC / f"{name}.py"]
 
 
+def imported(text):
+    """The names of our modules that a text imports, split at the dots, with what is taken from them."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "thermojax":
+            yield from ([*node.module.split("."), alias.name] for alias in node.names)
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names if alias.name.startswith("thermojax."))
+
+
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("thermojax"):
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+    return {parts[1] for parts in imported(path.read_text())}
+
+
+def intrusions(name, text):
+    """What a text of the package `name` takes from inside another package. `_array` and its like are modules of their own."""
+    return [".".join(parts) for parts in imported(text) if parts[1] != name and any(part.startswith("_") for part in parts[2:])]
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -55,6 +66,19 @@ def test_modules_import_only_what_comes_before_them(name):
     for path in files_of(name):
         for other in imports(path):
             assert other == name or ORDER.index(other) < ORDER.index(name), f"{path} imports {other}"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_packages_take_from_others_only_what_these_offer(name):
+    for path in files_of(name):
+        assert not intrusions(name, path.read_text()), path
+
+
+def test_taking_from_inside_another_package_shows():
+    text = "import thermojax.optimize._fit\nfrom thermojax._array import cast\nfrom thermojax.{} import {}"
+    assert intrusions("geometry", text.format("geometry._panels", "panels")) == ["thermojax.optimize._fit"]
+    for module, name in (("fokker_planck._grid", "Grid"), ("fokker_planck", "_grid")):
+        assert len(intrusions("geometry", text.format(module, name))) == 2
 
 
 def test_every_module_has_its_place_in_the_reading_order():

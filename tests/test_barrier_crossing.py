@@ -1,5 +1,7 @@
 """The experiment `barrier-crossing`, the landscape, and the bound of full control on a line."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,6 +11,7 @@ from assertions import needs_x64
 
 from thermojax.distributions import equilibrium, Gaussian, GaussianMixture
 from thermojax.experiments import EXPERIMENTS, Silent
+from thermojax.experiments._barrier_crossing import _draw_friction
 from thermojax.geometry import free_end, full_control
 from thermojax.potentials import Bistable, Harmonic
 
@@ -35,17 +38,21 @@ def test_bistable_wells_under_a_spring_are_a_mixture_of_two_gaussians():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("duration", [0.2, 10.0])
+@pytest.mark.parametrize("duration", [1e-5, 1e-3, 0.2, 10.0])
 def test_the_least_work_of_full_control_is_the_closed_form_for_gaussians(duration):
     start, final = Gaussian([0.0], [[1.0]]), Gaussian([2.0], [[0.25]])
     options = {"beta": 1.3, "mobility": 0.5}
     found, expected = free_end(start, final, duration, **options), full_control(start, final, duration, **options)
-    close = lambda value: pytest.approx(float(value), rel=1e-5 if X64 else 5e-3, abs=1e-5 if X64 else 2e-3)
+    close = lambda value: pytest.approx(float(value), rel=1e-5 if X64 else 2e-4, abs=1e-5 if X64 else 2e-4)
+    # A bound, however short the duration.
+    slack = 1e-6 if X64 else 5e-4
+    assert found.dissipated < expected.dissipated + slack
+    assert found.gap > -slack
     assert found.dissipated == close(expected.dissipated)
     if X64:
         assert found.transport == close(expected.transport)
         assert found.relaxation == close(expected.relaxation)
-        assert abs(found.gap) < 1e-5
+        assert found.gap < 1e-5
     with pytest.raises(AssertionError):
         assert found.dissipated == close(full_control(start, final, duration).dissipated)
 
@@ -77,6 +84,25 @@ def test_ends_that_are_not_on_a_line_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_durations_that_would_be_left_out_are_refused():
+    parameters = EXPERIMENTS["barrier-crossing"].parameters
+    for settings, message in (
+        ({"taus": [0.5, 0.5, 2.0, 10.0]}, "`taus` must be positive and increase, got"),
+        ({"taus": [0.0, 0.5, 2.0, 10.0]}, "`taus` must be positive and increase, got"),
+        ({"taus": [0.5, 2.0]}, r"`simulated` must be some of `taus`, \[0.5, 2.0\], each once, got \[0.5, 2.0, 10.0\]."),
+        ({"simulated": [0.5, 0.5]}, "`simulated` must be some of `taus`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parameters(**settings)
+    assert parameters(taus=[0.5], simulated=[]).simulated == []
+
+
+def test_every_barrier_has_its_own_line_in_the_figure():
+    found = [SimpleNamespace(barrier=barrier, metric=lambda lam: 1.0 + lam**2) for barrier in np.linspace(1.0, 6.0, 6)]
+    lines = _draw_friction(found, None).axes[0].get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(found)
 
 
 # Mean works of ramp and geodesic over 2.5 kT, from the Fokker-Planck equation to 1e-6.

@@ -11,7 +11,7 @@ from linear_chains import DATA, density_made, divergence, made, marginal, OU, pa
 from systems import Scaled
 
 from thermojax import mean
-from thermojax.distributions import Gaussian, GaussianMixture
+from thermojax.distributions import Gaussian, GaussianMixture, squared_quantile_distance
 from thermojax.dynamics import LogSnrLinear
 from thermojax.generative import (
     Ancestral,
@@ -268,6 +268,17 @@ def test_a_grid_made_for_data_is_good_for_others(key):
 # What is made.
 
 
+def test_the_distance_of_histograms_is_exact_where_levels_meet_and_where_there_is_a_gap():
+    # Uniform on (0, 2) and on (1, 2): the quantiles 2u and 1 + u. Halves on (0, 1) and (3, 4): 2u and 2 + 2u.
+    uniform, late = ([0.0, 0.5, 1.0, 2.0], [0.0, 0.25, 0.5, 1.0]), ([0.0, 0.5, 1.0, 2.0], [0.0, 0.0, 0.0, 1.0])
+    apart = [0.0, 1.0, 3.0, 4.0], [0.0, 0.5, 0.5, 1.0]
+    exact = jax.jit(squared_quantile_distance)
+    distance = lambda first, second: float(exact(*(np.array(a, float) for a in (*first, *second))))
+    assert distance(uniform, late) == pytest.approx(1 / 3, rel=rounding(1, 10))
+    assert distance(apart, uniform) == pytest.approx(2.0, rel=rounding(1, 10))
+    assert distance(apart, apart) == 0 == distance(late, late)
+
+
 def check_made(found, factor, ts, kind):
     # The points end at six standard deviations of what is made.
     tolerance = 1e-7 if X64 else 1e-5
@@ -318,6 +329,10 @@ REFUSED = {
     "key": (lambda key: denoising_profile(SCORE, NOISING, XS), "`key` must be given with configurations, got None."),
     "samples": (lambda key: denoising_profile(SCORE, NOISING, XS, samples=3, key=key), "`samples` must be omitted for configurations"),
     "levels": (lambda key: denoising_profile(SCORE, NOISING, EASY, levels=1), "`levels` must be at least 2, got 1."),
+    "iterations": (
+        lambda key: optimise_grid(SCORE, NOISING, EASY, 4, method="gradient", iterations=0),
+        "`iterations` must be at least 1",
+    ),
     "method": (
         lambda key: optimise_grid(SCORE, NOISING, EASY, 4, method="newton"),
         "`method` must be 'dynamic' or 'gradient'",

@@ -264,6 +264,8 @@ REFUSED = {
         "`dynamics` must have no force that is not a gradient",
     ),
     "plane": (lambda: counterdiabatic_line(PULLED, Grid([0.0, 0.0], [1.0, 1.0], 8)), "`grid` must have one dimension, got 2."),
+    "no dimension": (lambda: still_flow(0), "`dim` must be at least 1, got 0."),
+    "no network": (lambda: neural_flow(0, key=jr.key(0)), "`dim` must be at least 1, got 0."),
     "knots": (lambda: still_flow(1, knots=1), "`knots` must be at least 2, got 1."),
     "shifts": (lambda: AffineFlow(jnp.zeros((1, 2)), jnp.zeros((1, 2, 2))), r"`shifts` must have shape \(knot >= 2, dim\)"),
     "slopes": (

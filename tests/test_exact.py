@@ -91,6 +91,12 @@ def test_one_jump_of_the_stiffness_costs_half_a_temperature_per_share():
     assert float(moments.mean_square) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["beta", "mobility"])
+def test_a_breathing_trap_has_a_positive_temperature_and_mobility(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be positive, got 0.0."):
+        exact.breathing_trap_work(Ramp(1.0, 2.0), **{name: 0.0})
+
+
 @needs_x64
 @pytest.mark.slow
 def test_no_change_of_the_protocol_makes_the_work_of_the_optimum_less():

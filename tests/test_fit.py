@@ -210,6 +210,9 @@ def test_a_loss_that_does_not_depend_on_what_is_picked_is_refused(key):
     loss = lambda model, key: jnp.mean(jnp.where(model + jr.normal(key, (3,)) > 0.0, 1.0, 0.0))
     with pytest.raises(ValueError, match="`loss` must depend on the leaves that are picked, got a gradient of zero in each of "):
         descend(loss, jnp.zeros(3), key)
+    # One member of a front is enough: nothing is asked of it.
+    with pytest.raises(ValueError, match=r"`loss` must depend .* in each of the 2 steps for the weights \[0. 0.\]."):
+        pareto(two_bowls(), jnp.zeros(3), [[1.0, 1.0], [0.0, 0.0]], optimizer=SLOW, steps=2, key=key)
 
 
 def test_bad_choices_are_refused(key, tmp_path):

@@ -12,7 +12,7 @@ from thermojax.dynamics import Overdamped
 from thermojax.fokker_planck import Grid, mean_work
 from thermojax.geometry import Friction, geodesic, linear_response_work, thermodynamic_length
 from thermojax.potentials import AbstractPotential
-from thermojax.protocols import PiecewiseLinear, Ramp
+from thermojax.protocols import Monotone, PiecewiseLinear, Ramp, Reverse, SlewLimited
 
 BETA, MOBILITY = 1.3, 0.5
 
@@ -50,6 +50,19 @@ def test_length_of_a_change_of_stiffness_is_that_of_the_standard_deviation():
     assert cost > expected**2 / 3.0
     with pytest.raises(AssertionError):
         assert linear_response_work(width_metric, [0.5, 4.0], 2.0) == pytest.approx(cost, rel=TIGHT)
+
+
+@pytest.mark.slow
+def test_every_path_of_straight_lines_costs_what_its_corners_say():
+    monotone = Monotone(0.5, jnp.array([-1.0, 0.5, 1.5, -2.0, 1.0, 0.3]), 4.0, 3.0)
+    limited = SlewLimited(0.5, jnp.array([9.0, -1.0, 2.0, 4.0]), 4.0, 3.0, 0.3, 9.0, 3.0)
+    cost = lambda path, duration=None: float(linear_response_work(width_metric, path, duration, count=1))
+    for protocol, corners in ((monotone, monotone.knots), (limited, limited.controls), (Reverse(monotone, 3.0), monotone.knots[::-1])):
+        expected = cost(PiecewiseLinear(corners[0], corners, corners[-1], 3.0))
+        assert cost(protocol) == pytest.approx(expected, rel=TIGHT)
+        with pytest.raises(AssertionError):
+            # Panels that know of no corners.
+            assert cost(lambda t, protocol=protocol: protocol(t), 3.0) == pytest.approx(expected, rel=100 * TIGHT)
 
 
 def test_geodesic_of_one_control_moves_its_standard_deviation_at_constant_speed():

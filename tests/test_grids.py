@@ -1,5 +1,8 @@
 """Named time grids, and clocks that can be trained: what each is equally spaced in, for any process."""
 
+from collections.abc import Callable
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,7 +13,17 @@ from assertions import needs_x64, rounding
 
 from thermojax.distributions import GaussianMixture
 from thermojax.dynamics import Cosine, Elucidated, LogSnrLinear, OrnsteinUhlenbeck
-from thermojax.generative import Clock, constant_speed_grid, log_snr_grid, named_grid, reclocked, transport_cost
+from thermojax.generative import (
+    Clock,
+    constant_speed_grid,
+    log_snr_grid,
+    MixtureScore,
+    named_grid,
+    optimise_grid,
+    reclocked,
+    transport_cost,
+)
+from thermojax.generative._budget import _adam
 from thermojax.generative._grids import times_at
 from thermojax.optimize import fit
 
@@ -145,6 +158,47 @@ def test_gradient_descent_on_the_action_finds_the_clock_of_constant_speed(key):
     # What it found are the times of equal lengths.
     assert np.allclose(found.model.times(), constant_speed_grid(exact, 6), atol=0.02)
     assert not np.allclose(jnp.linspace(0, 1, 7), constant_speed_grid(exact, 6), atol=0.1)
+
+
+LEVELS = LogSnrLinear(5.0, -5.0)
+BROAD, NARROW = (GaussianMixture([0.8, 0.2], [[-1.0], [1.0]], [v, v]) for v in (0.4, 0.02))
+
+
+class Watched(eqx.Module):
+    """A score that counts how often it is traced; its slope in time is finite only if `smooth`."""
+
+    score: MixtureScore
+    count: Callable = eqx.field(static=True)
+    smooth: bool = eqx.field(static=True, default=True)
+
+    def __call__(self, t, x):
+        self.count(None)
+        return self.score(t, x) * (1.0 if self.smooth else 1.0 + jnp.sqrt(t - t))
+
+
+@pytest.mark.slow
+def test_gradient_descent_for_other_data_compiles_nothing_and_a_diverged_one_is_refused():
+    traces = []
+    count = traces.append
+
+    def grid(data, *, smooth=True):
+        score = Watched(MixtureScore(LEVELS, data), count, smooth)
+        return optimise_grid(score, LEVELS, data, 3, method="gradient", levels=9, iterations=5).ts
+
+    def check_traces(data):
+        before = len(traces)
+        ts = grid(data)
+        # The descent looks at the shape of its loss once more.
+        assert len(traces) == before + 1
+        return ts
+
+    first = grid(BROAD)
+    assert not np.allclose(first, check_traces(NARROW), rtol=1e-3)
+    _adam.cache_clear()
+    with pytest.raises(AssertionError):
+        check_traces(NARROW)
+    with pytest.raises(ValueError, match="`score` must have finite errors, .*, got a descent that diverged"):
+        grid(BROAD, smooth=False)
 
 
 # The border.

@@ -15,6 +15,18 @@ def run(**settings):
     return experiment.run(experiment.parameters(**settings), jr.key(1), Silent())
 
 
+def test_every_group_has_images():
+    with pytest.raises(ValueError, match="`images` must be at least 16, one in each of the `groups`, got 8."):
+        run(images=8, groups=16)
+
+
+@pytest.mark.slow
+def test_groups_have_no_more_images_than_there_are_to_compare_with():
+    # Refused before anything is trained.
+    with pytest.raises(ValueError, match="`images` must be at most 12.., .* in each of the `groups`, got 2000."):
+        run(data="digits", images=4000, groups=2)
+
+
 @pytest.fixture(scope="module")
 def mixtures():
     return run(data="mixture", steps=[4, 8], levels=65)

@@ -38,6 +38,7 @@ from thermojax.optimize import (
     FinalMoments,
     FinalWasserstein,
     fit,
+    Flow,
     FokkerPlanck,
     FreeEnergyError,
     gradient_statistics,
@@ -172,6 +173,30 @@ def test_the_distance_to_a_target_does_not_depend_on_how_it_is_given(key):
         assert float(FinalWasserstein(target).of_paths(given(jnp.zeros(2000), points))) == pytest.approx(expected, rel=2e-3)
 
 
+def test_a_target_has_the_dimension_of_the_states():
+    paths, flow = given(jnp.zeros(3)), Flow(dragged(), equilibrium(TRAP, 0.0), grid_of_times(1), Grid(-6.0, 6.0, 60))
+    # Samples may be lists.
+    assert float(eqx.filter_jit(FinalWasserstein([[2], [2]]).of_paths)(paths)) == 4.0
+    gaussian = Gaussian([0.0, 0.0], 1.0)
+    for objective in (FinalWasserstein(gaussian), FinalWasserstein([[0.0, 1.0], [1.0, 0.0]]), FinalKL(gaussian)):
+        for value in (lambda: objective.of_paths(paths), lambda: objective.of_density(flow)):  # noqa: B023
+            with pytest.raises(ValueError, match="`target` must have the dimension of the states, 1, got 2."):
+                value()
+    with pytest.raises(ValueError, match=r"`target` must have shape \(sample, dim\), got shape \(2,\)."):
+        FinalWasserstein([0.0, 1.0])
+
+
+@pytest.mark.slow
+def test_the_entropy_production_of_few_paths_is_too_small(key):
+    # Nothing happens, and the truth is zero; what remains is the mean logarithm of a variance of nine degrees of freedom.
+    x1s = jr.normal(key, (4000, 10, 1))
+    found = mean(jax.jit(jax.vmap(lambda points: EntropyProduction().of_paths(given(jnp.zeros(10), points))))(x1s))
+    # (psi(9/2) - ln(9/2)) / 2; to leading order it is -dim (dim + 1) / 4n.
+    assert_estimate(found, -0.0576)
+    with pytest.raises(AssertionError):
+        assert_estimate(found, 0.0)
+
+
 def test_objectives_add_up():
     cost = Mean(work) + np.float64(20.0) * ErrorRate(lambda x: x[0], 0.1) + jnp.asarray(0.5) * (Duration() * 2.0)
     terms, weights = cost.split()
@@ -295,6 +320,7 @@ def test_choices_that_have_no_meaning_are_refused(key):
     for bad, message in (
         ({"gradient": "magic"}, "`gradient` must be one of pathwise, likelihood-ratio, log-variance, got 'magic'."),
         ({"noise": "some"}, "`noise` must be one of independent, antithetic, got 'some'."),
+        ({"noise": "antithetic", "gradient": "likelihood-ratio"}, "`noise` must be 'independent' for .*, got 'antithetic'."),
         ({"batches": 0}, "`batches` must be at least 1, got 0."),
         ({"objective": ErrorRate(lambda x: x[0], 0.0)}, "`objective` must have a derivative along the paths.*, got ErrorRate."),
         ({"gradient": "log-variance"}, "`objective` must be a divergence from a fixed path measure.*, got Mean."),
@@ -323,6 +349,10 @@ def test_choices_that_have_no_meaning_are_refused(key):
             FokkerPlanck(objective, start, ts, grid)(dynamics)
     with pytest.raises(ValueError, match="`estimator` must be one of jarzynski, reverse, bar, got mbar."):
         FreeEnergyError("mbar")
+    with pytest.raises(ValueError, match="`initial` must be one fixed density for the log-variance gradient, got a function of "):
+        MonteCarlo(Mean(GirsanovRatio(dynamics)), lambda d: start, ts, 10, gradient="log-variance")
+    with pytest.raises(ValueError, match="`samples` must be more than the dimensions of a state, 1, .*, got 1."):
+        EntropyProduction().of_paths(given(jnp.zeros(1)))
     with pytest.raises(TypeError, match="`target` must be Gaussian for paths.*got GaussianMixture."):
         FinalKL(GaussianMixture([1.0], [[0.0]], [1.0])).of_paths(given(jnp.zeros(3)))
     with pytest.raises(ValueError, match="`weights` must have shape"):

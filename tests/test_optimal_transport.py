@@ -106,6 +106,26 @@ def test_full_control_of_a_breathing_trap_is_the_linear_control():
         assert ends == pytest.approx([first, last], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_short_ways_keep_their_digits():
+    for duration in (1e-3, 1e-5):
+        # The inverse of the stretch of a standard deviation that full driving takes to 0.2, without a difference.
+        half = 1.0 / duration
+        right = 25.0 + 2.0 * half
+        back = right / (np.sqrt(half**2 + right) + half)
+        expected = (24.0 / (back + 1.0 + 2.0 * half) / back) ** 2 / duration
+        found = full_control(line(0, 1), line(0, 0.2), duration)
+        close(found.transport, expected)
+        close(full_control(line(0, 1), line(2, 1), duration).transport, 4.0 / (1.0 + 2.0 * half) ** 2 / duration)
+    variance = 1.0 + 5.0 * 2.0**-11
+    expected = (np.sqrt(variance) - 1.0) ** 2
+    close(transport_bound(Gaussian([0.0], [[1.0]]), Gaussian([0.0], [[variance]]), 1.0), expected, rel=1e-9)
+    # A difference of traces, in single precision.
+    lost = np.float32(1.0 + variance) - np.float32(2.0) * np.sqrt(np.float32(variance))
+    with pytest.raises(AssertionError):
+        assert lost == pytest.approx(expected, rel=1e-3)
+
+
 @eqx.filter_jit
 def rates(dynamics, t):
     """How fast mean and covariance change under the drift of `dynamics`, how fast those of its protocol do, and the mean square speed."""

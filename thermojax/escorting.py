@@ -186,6 +186,7 @@ def still_flow(dim: int, duration: ArrayLike = 1.0, *, knots: int = 8) -> Affine
     Raises:
         ValueError: if a number has no meaning.
     """
+    require(dim >= 1, "dim", "be at least 1", dim)
     require(knots >= 2, "knots", "be at least 2", knots)
     return AffineFlow(jnp.zeros((knots, dim)), jnp.zeros((knots, dim, dim)), duration)
 
@@ -204,6 +205,7 @@ def neural_flow(dim: int, duration: ArrayLike = 1.0, *, scale: ArrayLike = 1.0, 
     Raises:
         ValueError: if a number has no meaning.
     """
+    require(dim >= 1, "dim", "be at least 1", dim)
     require(depth >= 1 and width >= 1, "depth", "be at least 1, like `width`", (depth, width))
     network = eqx.nn.MLP(dim + 1, dim, width, depth, jnp.tanh, key=key)
     last = lambda net: (net.layers[-1].weight, net.layers[-1].bias)

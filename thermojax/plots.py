@@ -12,10 +12,10 @@ COLOURS = {"first": "#1b6ca8", "second": "#d95f02", "exact": "#222222", "faint":
 _ROWS, _EDGE = 32, 5.0
 
 
-def panels(columns: int = 1, *, width: float = 5.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure of `columns` panels side by side."""
-    figure = Figure(figsize=(width * columns, height), dpi=120, layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(1, columns)))
+def panels(columns: int = 1, *, rows: int = 1, width: float = 5.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A figure of `columns` panels side by side, in `rows` of them, each of that width and height; the axes are listed row by row."""
+    figure = Figure(figsize=(width * columns, height * rows), dpi=120, layout="constrained")
+    axes = list(np.ravel(figure.subplots(rows, columns)))
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(color="0.9", linewidth=0.6)

@@ -23,4 +23,8 @@ from thermojax.distributions._gaussian import (
     standard_normal as standard_normal,
 )
 from thermojax.distributions._phase import MaxwellBoltzmann as MaxwellBoltzmann, phase_equilibrium as phase_equilibrium
-from thermojax.distributions._transport import nodes_on_line as nodes_on_line, squared_wasserstein as squared_wasserstein
+from thermojax.distributions._transport import (
+    nodes_on_line as nodes_on_line,
+    squared_quantile_distance as squared_quantile_distance,
+    squared_wasserstein as squared_wasserstein,
+)

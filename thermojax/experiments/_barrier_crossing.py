@@ -11,6 +11,7 @@ Reference:
     D. A. Sivak, G. E. Crooks, Phys. Rev. Lett. 108, 190602 (2012), for friction and geodesics.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import diffrax
@@ -20,8 +21,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from thermojax._check import require
 from thermojax.distributions import equilibrium
 from thermojax.dynamics import Overdamped
 from thermojax.estimators import jarzynski, mean
@@ -49,8 +51,8 @@ class BarrierCrossing(Parameters):
 
     barriers: list[float] = Field([2.5, 10.0], min_length=1, description="heights of the barriers to cross, in units of k_BT")
     spring: float = Field(9.562515, gt=0, description="stiffness of the spring that pulls")
-    taus: list[float] = Field([0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0], min_length=1, description="durations, increasing")
-    simulated: list[float] = Field([0.5, 2.0, 10.0], description="durations at which the protocols are also simulated")
+    taus: list[float] = Field([0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0], min_length=1, description="durations, positive and increasing")
+    simulated: list[float] = Field([0.5, 2.0, 10.0], description="durations, some of `taus`, at which the protocols are also simulated")
     knots: int = Field(33, ge=3, description="knots of the protocol that is optimised")
     iterations: int = Field(120, ge=1, description="gradient steps")
     learning_rate: float = Field(0.04, gt=0, description="first step of Adam; falls to zero as a cosine")
@@ -60,6 +62,13 @@ class BarrierCrossing(Parameters):
     cells: int = Field(800, ge=50, description="cells of the Fokker-Planck equation that judges")
     samples: int = Field(6000, ge=1000, description="trajectories of a simulation")
     simulation_steps: int = Field(2000, ge=10, description="time steps of a simulation")
+
+    @model_validator(mode="after")
+    def _check_durations(self):
+        require(all(low < high for low, high in pairwise([0.0, *self.taus])), "taus", "be positive and increase", self.taus)
+        known = len(set(self.simulated)) == len(self.simulated) and set(self.simulated) <= set(self.taus)
+        require(known, "simulated", f"be some of `taus`, {self.taus}, each once", self.simulated)
+        return self
 
 
 class Crossing(NamedTuple):
@@ -148,10 +157,9 @@ def cross(barrier: float, p: BarrierCrossing, optimizer: optax.GradientTransform
             protocols[tau], works[tau] = found, costs
             bounds[tau] = free_end(start, final, tau)
             done(n + 1)
-    simulated = [tau for tau in p.simulated if tau in p.taus]
     # Heun's step is of second order in the mean for additive noise; Euler's crosses a high barrier at the wrong rate.
-    with progress.stage(f"barrier {barrier:.3g}: simulations", len(simulated)) as done:
-        for n, (tau, tau_key) in enumerate(zip(simulated, jr.split(key, len(p.simulated)), strict=False)):
+    with progress.stage(f"barrier {barrier:.3g}: simulations", len(p.simulated)) as done:
+        for n, (tau, tau_key) in enumerate(zip(p.simulated, jr.split(key, len(p.simulated)), strict=True)):
             ts = jnp.linspace(0.0, tau, p.simulation_steps + 1)
             keys = dict(zip(_STYLES, jr.split(tau_key, len(_STYLES)), strict=True))
             stepper = Diffrax(diffrax.Heun())  # pyright: ignore[reportCallIssue]
@@ -175,7 +183,7 @@ def _tell(found: Crossing, results: Results) -> None:
             words = f"mean work of the {name} protocol, Fokker-Planck ({place}, duration {tau:.3g})"
             note[f"{label}_tau_{tau:.3g}_{name}"] = Quantity(value, words)
         bound = found.bounds[tau]
-        words = f"least work of any potentials, up to {max(float(bound.gap), 0.0):.1g} ({place}, duration {tau:.3g})"
+        words = f"least work of any potentials, up to {abs(float(bound.gap)):.1g} ({place}, duration {tau:.3g})"
         note[f"{label}_tau_{tau:.3g}_bound"] = Quantity(float(bound.dissipated), words)
         for name, paths in found.drives.get(tau, {}).items():
             words = f"mean work of the {name} protocol, simulated, against Fokker-Planck ({place}, duration {tau:.3g})"
@@ -235,7 +243,10 @@ def _draw_friction(crossings, p):
     del p
     figure, (ax,) = panels()
     lams = jnp.linspace(-1.0, 1.0, 201)
-    for found, (colour, line) in zip(crossings, ((COLOURS["first"], "-"), (COLOURS["second"], "-")), strict=False):
+    for n, found in enumerate(crossings):
+        # Four colours, and then the same in other lines.
+        turn, which = divmod(n, len(COLOURS))
+        colour, line = list(COLOURS.values())[which], ("-", "--", ":", "-.")[turn % 4]
         ax.semilogy(lams, np.asarray(jax.vmap(found.metric)(lams)), line, color=colour, label=f"barrier {found.barrier:.3g} k_BT")
     ax.set(xlabel="end of the spring λ", ylabel="friction ζ(λ)")
     ax.legend(frameon=False)

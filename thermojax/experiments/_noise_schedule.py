@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from thermojax._check import require
 from thermojax.distributions import Gaussian, GaussianMixture, standard_normal
 from thermojax.dynamics import AbstractNoising, LogSnrLinear
 from thermojax.experiments import _digits
@@ -67,6 +68,11 @@ class NoiseSchedule(Parameters):
     projections: int = Field(200, ge=1, description="directions of the sliced distance")
     exact_images: int = Field(32, ge=2, description="held-out images for the likelihood by importance weights")
     particles: int = Field(16, ge=2, description="noising paths for each of them")
+
+    @model_validator(mode="after")
+    def _check_groups(self):
+        require(self.images >= self.groups, "images", f"be at least {self.groups}, one in each of the `groups`", self.images)
+        return self
 
 
 def run(parameters: NoiseSchedule, key: jax.Array, progress: Progress) -> Results:
@@ -150,6 +156,8 @@ def _compare_digits(p, key, progress, results):
     noising, dim = _digits.NOISING, _digits.DIM
     data = _digits.load(0.2)
     seen, unseen = data.dequantised(data.train, 1), data.dequantised(data.held_out, 2)
+    size = p.images // p.groups
+    require(size <= len(seen), "images", f"be at most {len(seen)}, all images of training, in each of the `groups`", size)
     settings = _digits.Digits.model_validate({name: getattr(p, name) for name in ("iterations", "batch", "width", "depth")})
     score = _digits.train(data, settings, train_key, progress).model
     with progress.stage("error of the score by noise level"):
@@ -158,7 +166,6 @@ def _compare_digits(p, key, progress, results):
         speeds = transport_cost(noising, gaussian, nodes=32, samples=128, key=speed_key)
     normals = np.asarray(jr.normal(direction_key, (p.projections, dim)))
     directions = normals / np.linalg.norm(normals, axis=1, keepdims=True)
-    size = p.images // p.groups
     distances = lambda images: [sliced_distance(images[k * size : (k + 1) * size], unseen, directions) for k in range(len(images) // size)]
     steppers, table = {"posterior": Ancestral(), "optimal": Calibrated(profile)}, {}
     shrunk = noising.alpha(jnp.zeros(()))
@@ -227,7 +234,7 @@ def _conclude(name, table, p):
 
 
 def _draw_costs(tables, counts):
-    figure, axes = panels(2 * len(tables), width=3.6)
+    figure, axes = panels(2, rows=len(tables), width=4.2, height=2.9)
     places = [(name, variance) for name in tables for variance in VARIANCES]
     for ax, (name, variance) in zip(axes, places, strict=True):
         for grid, colour in GRIDS.items():
@@ -237,7 +244,8 @@ def _draw_costs(tables, counts):
         ax.set_xticks(counts, [str(steps) for steps in counts])
         ax.minorticks_off()
         ax.set_title(f"{name}, {VARIANCES[variance]}", fontsize=8)
-    axes[0].legend(frameon=False, fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 

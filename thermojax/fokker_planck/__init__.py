@@ -25,11 +25,16 @@ References:
 """
 
 from thermojax.fokker_planck._evolve import (
+    allowed as allowed,
+    check_dynamics as check_dynamics,
+    check_edge as check_edge,
+    edge_probability as edge_probability,
     Evolution as Evolution,
     evolve as evolve,
     Thermodynamics as Thermodynamics,
     thermodynamics as thermodynamics,
 )
+from thermojax.fokker_planck._generator import energies as energies, generator as generator
 from thermojax.fokker_planck._grid import Grid as Grid, GridDensity as GridDensity, propose_grid as propose_grid
 from thermojax.fokker_planck._steady import steady_state as steady_state
 from thermojax.fokker_planck._work import (

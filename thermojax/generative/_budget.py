@@ -16,6 +16,7 @@ and grids between the same ends rank alike by either. On the line all of it is q
 to the times; in more dimensions it is an average over noised data, one noise for all times.
 """
 
+import functools as ft
 from typing import NamedTuple
 
 import equinox as eqx
@@ -58,7 +59,7 @@ class PathKL(NamedTuple):
     terminal: Scalar
     """Mismatch of the prior, KL of the noised data from it."""
     steps: Float[Array, " step"]
-    """What each step adds: discretisation and error of the score, never negative."""
+    """What each step adds: discretisation and error of the score; by quadrature never negative, beyond rounding."""
     conditional: Float[Array, " step"]
     """The same given the datum, as in `kernel_terms`."""
     information: Float[Array, " time"]
@@ -154,10 +155,12 @@ def optimise_grid(
         key: Random key, for configurations and samples; the noise is the same for all times and iterations.
 
     Raises:
-        ValueError: if the log signal-to-noise ratio is not finite at both ends, a choice is unknown, or samples or a key are missing.
+        ValueError: if the log signal-to-noise ratio is not finite at both ends, a choice is unknown, samples or a key are missing, or the
+            descent meets an error of the score, or a slope of one, that is not finite.
     """
     require(method in ("dynamic", "gradient"), "method", "be 'dynamic' or 'gradient'", repr(method))
     check_variance(variance)
+    require(iterations >= 1, "iterations", "be at least 1", iterations)
     profile = denoising_profile(score, noising, data, start=start, horizon=horizon, levels=levels, samples=samples, key=key)
     # The very draws of the profile: both halves see one problem.
     mixture, draws = drawn(data, samples, key)
@@ -165,16 +168,28 @@ def optimise_grid(
         score, noising, mixture = cast((score, noising, mixture), draws.x0s.dtype)
         start, horizon = (t.astype(draws.x0s.dtype) for t in (as_float(start), as_float(horizon)))
     loss = _GridCost(score, noising, mixture, draws, *level_ends(noising, start, horizon), profile.dim, variance)
-    if method == "dynamic":
+    # One step leaves nothing to move.
+    if method == "dynamic" or steps == 1:
         ts = dynamic_grid(profile, steps, variance=variance)
         return OptimisedGrid(ts, _evaluate(loss, _levels_of(noising, ts)), jnp.zeros(0, ts.dtype))
     first = _levels_of(noising, length_grid(profile, steps, variance=variance))
     shares = _Shares(jnp.log(first[:-1] - first[1:]))
-    rate = optax.cosine_decay_schedule(0.05, iterations)
-    # The loss owns its noise: the key of the fit is never read.
-    found = fit(loss, shares, optimizer=optax.adam(rate), steps=iterations, every=iterations, key=jr.key(0))
+    rule = "have finite errors, with finite slopes in time"
+    try:
+        # The loss owns its noise: the key of the fit is never read.
+        found = fit(loss, shares, optimizer=_adam(iterations), steps=iterations, every=iterations, key=jr.key(0))
+    except eqx.EquinoxRuntimeError as error:
+        # Root finding refuses slopes that are not finite before the descent can.
+        raise ValueError(f"`score` must {rule}, got a descent that diverged.") from error
+    require(found.stopped != "diverged", "score", rule, "a descent that diverged")
     best = loss.levels(found.model)
     return OptimisedGrid(times_at(noising, best, loss.start, loss.horizon), _evaluate(loss, best), found.history)
+
+
+@ft.cache
+def _adam(iterations: int) -> optax.GradientTransformation:
+    """One optimiser for all descents of a length: another one would compile again."""
+    return optax.adam(optax.cosine_decay_schedule(0.05, iterations))
 
 
 class _Shares(eqx.Module):

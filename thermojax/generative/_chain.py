@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import Scalar
 from thermojax._check import check_times, require
-from thermojax.distributions import AbstractDistribution, as_mixture, Gaussian, GaussianMixture, standard_normal
+from thermojax.distributions import AbstractDistribution, as_mixture, Gaussian, GaussianMixture, squared_quantile_distance, standard_normal
 from thermojax.dynamics import AbstractNoising, Reversed, Score
 from thermojax.generative._conditional import check_noise, shared_times
 from thermojax.generative._sampling import Ancestral
@@ -123,8 +123,4 @@ def _squared_distance(xs, first, second):
     """The squared distance of two densities on the same points, each taken as uniform between the middles of its neighbours."""
     edges = jnp.concatenate([xs[:1], xs]) + 0.5 * (xs[1] - xs[0]) * jnp.concatenate([-jnp.ones_like(xs[:1]), jnp.ones_like(xs)])
     below = [jnp.concatenate([jnp.zeros_like(xs[:1]), jnp.cumsum(p) / jnp.sum(p)]) for p in (first, second)]
-    # The middle of each interval in probability, of both sets of quantiles together: straight lines in between.
-    shares = jnp.sort(jnp.concatenate(below))
-    middles, widths = 0.5 * (shares[1:] + shares[:-1]), jnp.diff(shares)
-    gap = jnp.interp(middles, below[0], edges) - jnp.interp(middles, below[1], edges)
-    return widths @ gap**2
+    return squared_quantile_distance(edges, below[0], edges, below[1])

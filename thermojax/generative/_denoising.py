@@ -40,7 +40,7 @@ from thermojax.distributions import as_mixture, Gaussian, GaussianMixture
 from thermojax.dynamics import AbstractNoising, Score
 from thermojax.generative._conditional import steadied
 from thermojax.generative._entropy import average, check_method, points
-from thermojax.generative._grids import cubic, level_ends, times_at
+from thermojax.generative._grids import cubic, level_ends, monotone_slopes, times_at
 from thermojax.generative._sampling import Ancestral
 from thermojax.phase import check_configurations
 from thermojax.steppers import AbstractGaussianStepper
@@ -322,11 +322,14 @@ def _refined(profile, places, variance, rounds):
     offsets = jnp.linspace(-1.0, 1.0, _WINDOW, dtype=profile.ts.dtype)
     last = profile.ts.shape[0] - 1
     ends = (places == 0) | (places == last)
+    # Levels and times are never to turn round; errors may.
+    falling, rising = ((a, monotone_slopes(jnp.diff(a))) for a in (profile.log_snr, profile.ts))
+    uneven = profile.errors, jnp.asarray(jnp.gradient(profile.errors))
 
     def zoom(places, width):
         moved = places[:, None] + jnp.where(ends[:, None], 0.0, width * offsets[None])
         moved = jnp.clip(moved, 0.0, float(last))
-        levels, errors = (jax.vmap(jax.vmap(lambda u, a=a: _between(a, u)))(moved) for a in (profile.log_snr, profile.errors))
+        levels, errors = (jax.vmap(jax.vmap(lambda u, a=a: _between(a[0], a[1], u)))(moved) for a in (falling, uneven))
 
         def step(best, inputs):
             before, after, error = inputs
@@ -354,13 +357,13 @@ def _refined(profile, places, variance, rounds):
 
     widths = 0.5 ** jnp.arange(rounds, dtype=profile.ts.dtype)
     places, _ = lax.scan(settle, places.astype(profile.ts.dtype), widths)
-    return jax.vmap(lambda u: _between(profile.ts, u))(places)
+    return jax.vmap(lambda u: _between(rising[0], rising[1], u))(places)
 
 
-def _between(values, place):
-    """The cubic through equally spaced values, with slopes by centred differences, at a place in units of the spacing."""
+def _between(values, slopes, place):
+    """The cubic through equally spaced values, with slopes per interval, at a place in units of the spacing."""
     k = jnp.clip(jnp.floor(place).astype(int), 0, values.shape[0] - 2)
-    return cubic(values, jnp.asarray(jnp.gradient(values)), k, place - k.astype(place.dtype))
+    return cubic(values, slopes, k, place - k.astype(place.dtype))
 
 
 def _spaced(profile, distances, steps):

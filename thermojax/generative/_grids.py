@@ -74,7 +74,7 @@ class Clock(eqx.Module):
         count = self.logits.shape[0]
         knots, place = self.times(), s * count
         k = jnp.clip(jnp.floor(place).astype(int), 0, count - 1)
-        return cubic(knots, _slopes(jnp.diff(knots)), k, place - k.astype(place.dtype))
+        return cubic(knots, monotone_slopes(jnp.diff(knots)), k, place - k.astype(place.dtype))
 
 
 class Chained(eqx.Module):
@@ -163,6 +163,15 @@ def cubic(values: Float[Array, " knot"], slopes: Float[Array, " knot"], k: Int[A
     )
 
 
+def monotone_slopes(rises: Float[Array, " interval"]) -> Float[Array, " knot"]:
+    """Slopes at the knots per interval, by harmonic means: never more than twice the smaller neighbour, so that cubics are monotone."""
+    if rises.shape[0] == 1:
+        return jnp.concatenate([rises, rises])
+    both = rises[1:] + rises[:-1]
+    inner = 2.0 * rises[1:] * rises[:-1] / jnp.where(both == 0, 1.0, both)
+    return jnp.concatenate([1.5 * rises[:1] - 0.5 * inner[:1], inner, 1.5 * rises[-1:] - 0.5 * inner[-1:]])
+
+
 @eqx.filter_jit
 def _levels(name, ends, shares, rho):
     if name == "log-snr":
@@ -173,11 +182,3 @@ def _levels(name, ends, shares, rho):
         return -2.0 * jnp.log(jnp.tan(first + (last - first) * shares))
     first, last = noises[0] ** (1.0 / rho), noises[1] ** (1.0 / rho)
     return -2.0 * rho * jnp.log(first + (last - first) * shares)
-
-
-def _slopes(rises):
-    """Slopes at the knots per interval, by harmonic means: never more than twice the smaller neighbour, so that cubics are monotone."""
-    if rises.shape[0] == 1:
-        return jnp.concatenate([rises, rises])
-    inner = 2.0 * rises[1:] * rises[:-1] / (rises[1:] + rises[:-1])
-    return jnp.concatenate([1.5 * rises[:1] - 0.5 * inner[:1], inner, 1.5 * rises[-1:] - 0.5 * inner[-1:]])

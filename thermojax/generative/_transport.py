@@ -110,7 +110,7 @@ def constant_speed_grid(transport: Transport, steps: int) -> Float[Array, " time
     require(steps >= 1, "steps", "be at least 1", steps)
     nodes = transport.speeds.shape[0]
     places = np.linspace(-1.0, 1.0, 8 * max(nodes, 256) + 1)
-    _, shares, widths = _clock(nodes)
+    widths = _clock(nodes)[2]
     dtype = transport.speeds.dtype
     densities = transport.speeds * jnp.asarray(widths, dtype)
     # Noise in the speeds must not make the length fall.

@@ -62,20 +62,21 @@ def friction_from_simulation(
         key: Random key.
 
     Raises:
-        ValueError: if the control has another shape, or the dynamics have no equilibrium.
+        ValueError: if the control has another shape, or the dynamics have no equilibrium. Of the bath only both ends of `ts` are compared.
+        TypeError: if the dynamics are others.
 
     Reference:
         D. A. Sivak, G. E. Crooks, Phys. Rev. Lett. 108, 190602 (2012).
     """
     lam, ts = check_control(lam), check_times(ts)
     if not isinstance(dynamics, Overdamped | Underdamped):
-        raise ValueError(f"`dynamics` must be `Overdamped` or `Underdamped`, got {type(dynamics).__name__}.")
+        raise TypeError(f"`dynamics` must be `Overdamped` or `Underdamped`, got {type(dynamics).__name__}.")
     require(dynamics.nonconservative is None, "dynamics", "have an equilibrium, without a nonconservative force", "one with such a force")
     require(ts.shape[0] >= 3, "ts", "have at least two steps", f"shape {ts.shape}")
     require(samples >= 2, "samples", "be at least two", samples)
     beta = dynamics.bath(ts[0])
     require(jnp.ndim(beta) == 0, "bath", "return one beta for an equilibrium", f"shape {jnp.shape(beta)}")
-    ts = ensure(ts, dynamics.bath(ts[-1]) == beta, "bath", "be constant", "one that changes")
+    ts = ensure(ts, dynamics.bath(ts[-1]) == beta, "bath", "be constant", "one that differs between both ends of `ts`")
     still = eqx.tree_at(lambda d: d.protocol, dynamics, Constant(lam), is_leaf=lambda leaf: leaf is None)
     start_key, first_key, second_key = jr.split(key, 3)
     initial = equilibrium_at(still, ts[0], dim=dim) if initial is None else initial

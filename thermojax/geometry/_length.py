@@ -13,7 +13,7 @@ from thermojax._array import as_float, Scalar
 from thermojax._check import ensure, library_of, require
 from thermojax.geometry._friction import check_scale
 from thermojax.geometry._panels import panels
-from thermojax.protocols import PiecewiseLinear
+from thermojax.protocols import Bounded, Monotone, Neural, PiecewiseLinear, Reverse, SlewLimited, Spline, Symmetric
 
 Metric = Callable[[Array], Array]
 Path = ArrayLike | Sequence | Callable[[Array], Array]
@@ -34,7 +34,7 @@ def thermodynamic_length(metric: Metric, path: Path, duration: ArrayLike | None 
             callable, such as an interpolation of simulated frictions. One that is an `eqx.Module` is compiled once for all its numbers.
         path: Controls that straight lines join, shape ``(point,)`` or ``(point, control)``; or a protocol.
         duration: How long the protocol takes; its own `duration` if omitted. Of no account for a path of points.
-        count: Panels of the quadrature, of eight nodes each, at least; those of a piecewise linear path end at its knots.
+        count: Panels of the quadrature, of eight nodes each, at least; those of a path with knots, changed or not, end at these.
 
     Returns:
         The length, in units of the root of energy times time.
@@ -88,11 +88,19 @@ def _squares(metric, protocol, duration, count):
     duration = getattr(protocol, "duration", None) if duration is None else duration
     require(duration is not None, "duration", "be given for a protocol without one of its own", "none")
     duration = check_scale(duration, "duration")
-    if isinstance(protocol, PiecewiseLinear):
-        lines = protocol.knots.shape[0] - 1
-        count = lines * -(-count // lines)
+    pieces = _pieces(protocol)
+    count = pieces * -(-count // pieces)
     rule, squares, least = _speeds(metric, protocol, duration, count)
     return rule, positive(squares, least)
+
+
+def _pieces(protocol):
+    """Of how many parts, equally long in time, a protocol is made: where they meet it may have a corner."""
+    if isinstance(protocol, Bounded | Neural | Symmetric | Reverse):
+        return _pieces(protocol.protocol)
+    if isinstance(protocol, SlewLimited):
+        return protocol.knots.shape[0] + 1
+    return protocol.knots.shape[0] - 1 if isinstance(protocol, PiecewiseLinear | Monotone | Spline) else 1
 
 
 @eqx.filter_jit

@@ -12,9 +12,7 @@ from thermojax._array import as_float, cast
 from thermojax._check import check_positive, ensure, library_of, require
 from thermojax.baths import Isothermal
 from thermojax.dynamics import Overdamped
-from thermojax.fokker_planck import Grid
-from thermojax.fokker_planck._evolve import allowed, check_dynamics, check_edge, edge_probability
-from thermojax.fokker_planck._generator import energies, generator
+from thermojax.fokker_planck import allowed, check_dynamics, check_edge, edge_probability, energies, generator, Grid
 from thermojax.geometry._friction import check_control, check_scale
 from thermojax.potentials import energy, Potential
 from thermojax.protocols import Constant

@@ -26,10 +26,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from thermojax import exact
 from thermojax._array import as_float, as_scalar, Scalar
 from thermojax._check import check_positive, require
-from thermojax._symmetric import square_root
+from thermojax._symmetric import lyapunov, square_root
 from thermojax.baths import Isothermal
 from thermojax.distributions import AbstractDistribution, as_mixture, Gaussian, GaussianMixture, GridBoltzmann, squared_wasserstein
 from thermojax.dynamics import Overdamped
@@ -145,10 +144,10 @@ def transport_bound(
     if isinstance(start, Gaussian) and isinstance(stop, Gaussian):
         _check_same(start, stop)
         first, last = _full(start), _full(stop)
-        return exact.gaussian_transport(first.mean, first.covariance, last.mean, last.covariance) / scale
+        return _squared_way(first.covariance, last.mean - first.mean, _growth(first.covariance, last.covariance)) / scale
     if isinstance(start, Gaussian | GaussianMixture) and isinstance(stop, Gaussian | GaussianMixture):
         return squared_wasserstein(start, stop) / scale
-    return _quantile_distance(*tabulated(start, "start"), *tabulated(stop, "stop")) / scale
+    return _quantile_distance(*tabulated(start, "start")[:2], *tabulated(stop, "stop")[:2]) / scale
 
 
 def transport_protocol(
@@ -181,25 +180,17 @@ def transport_protocol(
     _check_same(start, final, "final")
     diffused(duration, beta, mobility)
     first, last, beta = _full(start), _full(stop), as_scalar(beta)
-    protocol = Displacement(
-        first,
-        last.mean - first.mean,
-        _optimal_stretch(first.covariance, last.covariance),
-        _trap(_full(final), beta),
-        duration,
-        beta,
-        mobility,
-    )
-    return Overdamped(Quadratic(), protocol, Isothermal(beta), as_scalar(mobility))
+    growth = _growth(first.covariance, last.covariance)
+    return _displacing(first, last.mean - first.mean, growth, _full(final), duration, beta, mobility)
 
 
 def full_control(start: Gaussian, final: Gaussian, duration: ArrayLike, *, beta: ArrayLike = 1.0, mobility: ArrayLike = 1.0) -> FullControl:
     r"""The process of least work from the equilibrium `start` to the potential whose equilibrium is `final`, in time $\tau$.
 
     Minimises $\mathrm{KL}(p_1\|\pi_1)/\beta + W_2^2(p_0, p_1)/(\mu\tau)$ over $p_1$; the best one is Gaussian. With
-    $\kappa = 2\beta/(\mu\tau)$ its mean solves $(C_1^{-1} + \kappa)\,m = C_1^{-1}m_1 + \kappa m_0$, and the inverse $B$ of its map is the
-    root of $BC_0^{-1}B + \kappa B = C_1^{-1} + \kappa$: a quadratic equation for $C_0^{-1/2}BC_0^{-1/2}$. Its work
-    is $\Delta F$ and `dissipated`.
+    $\kappa = 2\beta/(\mu\tau)$ its mean solves $(C_1^{-1} + \kappa)\,(m - m_0) = C_1^{-1}(m_1 - m_0)$, and the inverse $B$ of its map is
+    the root of $BC_0^{-1}B + \kappa B = C_1^{-1} + \kappa$: a quadratic equation for $C_0^{-1/2}BC_0^{-1/2}$. Its work
+    is $\Delta F$ and `dissipated`; for short durations no digits are lost in the difference of what is almost the same.
 
     Args:
         start: Equilibrium of the first potential.
@@ -214,10 +205,10 @@ def full_control(start: Gaussian, final: Gaussian, duration: ArrayLike, *, beta:
     _check_same(start, final, "final")
     scale = diffused(duration, beta, mobility)
     first, last, beta = _full(start), _full(final), as_scalar(beta)
-    mean, covariance, relative = _best_end(first, last, 2.0 / scale)
-    end = Gaussian(mean, covariance)
-    dynamics = transport_protocol(first, end, duration, final=last, beta=beta, mobility=mobility)
-    return FullControl(dynamics, end, transport_bound(first, end, duration, beta=beta, mobility=mobility) / beta, relative / beta)
+    shift, growth, covariance, relative = _best_end(first, last, 2.0 / scale)
+    dynamics = _displacing(first, shift, growth, last, duration, beta, mobility)
+    transport = _squared_way(first.covariance, shift, growth) / scale
+    return FullControl(dynamics, Gaussian(first.mean + shift, covariance), transport / beta, relative / beta)
 
 
 def diffused(duration: ArrayLike, beta: ArrayLike, mobility: ArrayLike) -> Scalar:
@@ -229,25 +220,44 @@ def diffused(duration: ArrayLike, beta: ArrayLike, mobility: ArrayLike) -> Scala
 @jax.jit
 def _best_end(first, last, kappa):
     unit = jnp.eye(first.mean.shape[0], dtype=first.mean.dtype)
-    precision = jnp.linalg.inv(last.covariance)
-    mean = jnp.linalg.solve(precision + kappa * unit, precision @ last.mean + kappa * first.mean)
-    inverse_root = jnp.linalg.inv(square_root(first.covariance))
-    right = inverse_root @ (precision + kappa * unit) @ inverse_root
-    back = square_root(0.25 * kappa**2 * unit + 0.5 * (right + right.T)) - 0.5 * kappa * unit
-    stretch = inverse_root @ jnp.linalg.inv(back) @ inverse_root
-    covariance = stretch @ first.covariance @ stretch
-    away, ratio = mean - last.mean, precision @ covariance
-    relative = 0.5 * (jnp.trace(ratio) - mean.shape[0] - jnp.linalg.slogdet(ratio)[1] + away @ precision @ away)
-    return mean, 0.5 * (covariance + covariance.T), relative
+    ends = [jnp.linalg.inv(density.covariance) for density in (first, last)]
+    root = square_root(first.covariance)
+    inverse_root = jnp.linalg.inv(root)
+    shift = jnp.linalg.solve(ends[1] + kappa * unit, ends[1] @ (last.mean - first.mean))
+    within = lambda matrix: _even(inverse_root @ matrix @ inverse_root)
+    # The inverse of the map is that of no change and a rest: a difference of two roots, from that of their squares.
+    total = square_root(0.25 * kappa**2 * unit + within(ends[1] + kappa * unit)) + 0.5 * kappa * unit + ends[0]
+    rest = _even(root @ lyapunov(total, 2.0 * within(ends[1] - ends[0])) @ root)
+    growth = -_even(jnp.linalg.solve(unit + rest, rest))
+    covariance = _even((unit + growth) @ first.covariance @ (unit + growth))
+    away, ratio = first.mean + shift - last.mean, ends[1] @ covariance
+    relative = 0.5 * (jnp.trace(ratio) - unit.shape[0] - jnp.linalg.slogdet(ratio)[1] + away @ ends[1] @ away)
+    return shift, growth, covariance, relative
 
 
 @jax.jit
-def _optimal_stretch(first, last):
+def _growth(first, last):
+    """The optimal map from one covariance to another, less the identity: a difference of two roots, from that of their squares."""
     root = square_root(first)
     inverse = jnp.linalg.inv(root)
-    inner = root @ last @ root
-    stretch = inverse @ square_root(0.5 * (inner + inner.T)) @ inverse
-    return 0.5 * (stretch + stretch.T)
+    total = square_root(_even(root @ last @ root)) + first
+    return _even(inverse @ lyapunov(total, 2.0 * _even(root @ (last - first) @ root)) @ inverse)
+
+
+@jax.jit
+def _squared_way(covariance, shift, growth):
+    """The mean square of the way that particles go."""
+    return jnp.sum(shift**2) + jnp.trace(growth @ covariance @ growth)
+
+
+def _even(matrix):
+    return 0.5 * (matrix + matrix.T)
+
+
+def _displacing(first, shift, growth, final, duration, beta, mobility):
+    stretch = jnp.eye(shift.shape[0], dtype=shift.dtype) + growth
+    protocol = Displacement(first, shift, stretch, _trap(final, beta), duration, beta, mobility)
+    return Overdamped(Quadratic(), protocol, Isothermal(beta), as_scalar(mobility))
 
 
 def _trap(density, beta):
@@ -267,7 +277,7 @@ def _check_same(start, stop, name="stop"):
 
 
 def tabulated(density, name):
-    """Faces of cells on a line, and the probability below each."""
+    """Faces of cells on a line, and the probability below and above each: both have digits where they are small."""
     if isinstance(density, Gaussian | GaussianMixture):
         mixture = as_mixture(density)
         dim = mixture.means.shape[1]
@@ -291,8 +301,9 @@ def _cumulative(density, low, high):
     middles = low + width * (jnp.arange(_CELLS, dtype=width.dtype) + 0.5)
     logs = jax.vmap(density.log_prob)(middles[:, None])
     weights = jnp.exp(logs - jnp.max(logs))
-    cumulative = jnp.concatenate([jnp.zeros_like(weights[:1]), jnp.cumsum(weights)])
-    return low + width * jnp.arange(_CELLS + 1, dtype=width.dtype), cumulative / cumulative[-1]
+    sums = lambda weights: jnp.concatenate([jnp.zeros_like(weights[:1]), jnp.cumsum(weights)])
+    below, above = sums(weights), sums(weights[::-1])[::-1]
+    return low + width * jnp.arange(_CELLS + 1, dtype=width.dtype), below / below[-1], above / above[0]
 
 
 @jax.jit

@@ -17,7 +17,12 @@ from thermojax.optimize._final import (
     FinalWasserstein as FinalWasserstein,
 )
 from thermojax.optimize._fit import Fit as Fit, fit as fit
-from thermojax.optimize._gradients import gradient_statistics as gradient_statistics, GradientStatistics as GradientStatistics
+from thermojax.optimize._gradients import (
+    gradient_statistics as gradient_statistics,
+    GradientStatistics as GradientStatistics,
+    Loss as Loss,
+    Where as Where,
+)
 from thermojax.optimize._losses import AbstractLoss as AbstractLoss, FokkerPlanck as FokkerPlanck, MonteCarlo as MonteCarlo
 from thermojax.optimize._objectives import (
     AbstractObjective as AbstractObjective,

@@ -16,7 +16,7 @@ from thermojax._array import as_float, as_scalar
 from thermojax._check import check_positive, require
 from thermojax.distributions import AbstractDistribution
 from thermojax.optimize._objectives import AbstractObjective
-from thermojax.optimize._statistics import flat, full, gaussian_divergence, gaussian_moments, line_transport
+from thermojax.optimize._statistics import check_dimension, flat, full, gaussian_divergence, gaussian_moments, line_transport
 from thermojax.phase import check_configurations
 
 
@@ -47,7 +47,7 @@ class ErrorRate(AbstractFinal):
     inside: Callable[[Any], Array]
     """$g(x)$, positive where the state is right."""
     width: Array | None = eqx.field(converter=lambda width: _as_width(width), default=None)
-    """How smoothly a failure counts, in units of $g$; zero or None for the true rate."""
+    """How smoothly a failure counts, in units of $g$; zero (a Python number) or None for the true rate."""
 
     def __check_init__(self):
         if self.width is not None:
@@ -116,9 +116,12 @@ class FinalKL(AbstractFinal):
         if wanted is None:
             name = type(self.target).__name__
             raise TypeError(f"`target` must be Gaussian for paths, whose density is unknown; use `FokkerPlanck`, got {name}.")
-        return gaussian_divergence(*paths.final_moments(), *wanted)
+        mean, covariance = paths.final_moments()
+        check_dimension(self.target, mean.shape[0])
+        return gaussian_divergence(mean, covariance, *wanted)
 
     def of_density(self, flow):
+        check_dimension(self.target, flow.grid.dim)
         return flow.final_divergence(self.target)
 
 
@@ -133,20 +136,18 @@ class FinalWasserstein(AbstractFinal):
         M. Gelbrich, Math. Nachr. 147, 185 (1990).
     """
 
-    target: AbstractDistribution | Array
+    target: AbstractDistribution | Array = eqx.field(converter=lambda target: _as_target(target))
     """The density wanted, or samples of it, shape ``(sample, dim)``."""
-
-    def __check_init__(self):
-        if not isinstance(self.target, AbstractDistribution):
-            check_configurations(self.target, "target")
 
     def of_paths(self, paths):
         points = flat(paths.x1s)
+        check_dimension(self.target, points.shape[1])
         if points.shape[1] == 1:
             return line_transport(points[:, 0], paths.shares, self.target)
         return self._of_moments(*paths.final_moments())
 
     def of_density(self, flow):
+        check_dimension(self.target, flow.grid.dim)
         if flow.grid.dim == 1:
             return line_transport(flow.grid.lines[0], flow.final.density * flow.grid.volume, self.target)
         return self._of_moments(*flow.final_moments())
@@ -166,6 +167,10 @@ def _as_width(width):
     """The width, or None for zero: whether there is a derivative must be known before the paths run."""
     known_zero = isinstance(width, int | float) and width == 0
     return None if width is None or known_zero else as_scalar(width)
+
+
+def _as_target(target):
+    return target if isinstance(target, AbstractDistribution) else check_configurations(target, "target")
 
 
 def _each(function, xs, name):

@@ -92,7 +92,7 @@ class MonteCarlo(AbstractLoss):
     noise: str = eqx.field(static=True, default="independent", kw_only=True)
     """``"independent"``, or ``"antithetic"``: the second half of the paths sees minus the noise of the first, and starts from the mirror
     image if the first density is Gaussian. Means of odd functions lose their noise; `FinalMoments` and `Variance` are then biased by
-    O(1/n)."""
+    O(1/n). For pathwise gradients only."""
     batches: int = eqx.field(static=True, default=1, kw_only=True)
     """The loss is the average over that many ensembles, one after the other, in the memory of one."""
 
@@ -103,6 +103,9 @@ class MonteCarlo(AbstractLoss):
         require(self.batches >= 1, "batches", "be at least 1", self.batches)
         require(self.gradient in GRADIENTS, "gradient", f"be one of {', '.join(GRADIENTS)}", repr(self.gradient))
         require(self.noise in NOISES, "noise", f"be one of {', '.join(NOISES)}", repr(self.noise))
+        # The mean of the batch, their baseline, would know the noise of a path from its mirror image: a bias.
+        rule = f"be 'independent' for {self.gradient} gradients, which need paths that know nothing of each other"
+        require(self.noise == "independent" or self.gradient == "pathwise", "noise", rule, repr(self.noise))
         require(self.noise != "antithetic" or self.samples % 2 == 0, "samples", "be even for antithetic noise", self.samples)
         if self.gradient != "pathwise" and self.stepper is not None:
             with_density(self.stepper)
@@ -132,6 +135,8 @@ class MonteCarlo(AbstractLoss):
         strange = [type(leaf).__name__ for leaf in leaves if not (is_path_divergence(leaf) or isinstance(leaf, AbstractFinal))]
         require(not strange, "objective", rule, ", ".join(strange))
         require(any(map(is_path_divergence, leaves)), "objective", rule, "costs of the last state alone")
+        rule = "be one fixed density for the log-variance gradient"
+        require(isinstance(self.initial, AbstractDistribution), "initial", rule, "a function of the dynamics")
         require(self.clock is None, "clock", "be omitted for the log-variance gradient: the fixed measure has a duration", "one")
 
 

@@ -32,7 +32,7 @@ from thermojax.functionals import (
     work,
 )
 from thermojax.optimize._paths import Flow, Paths
-from thermojax.optimize._statistics import log_average, log_determinant
+from thermojax.optimize._statistics import flat, log_average, log_determinant
 
 ESTIMATORS = ("jarzynski", "reverse", "bar")
 
@@ -190,15 +190,19 @@ class EntropyProduction(AbstractObjective):
 
     On a density it is exact. On paths the unknown density at the end is replaced by the Gaussian of the same mean and covariance: that is
     the Kullback-Leibler divergence of the paths from a reversal that starts there. It is exact if the last density is Gaussian, and an
-    upper bound otherwise, so no optimiser can push it below zero. The first density may have any shape.
+    upper bound otherwise. The Gaussian is fitted to the same n paths, which must be more than the dimensions. It fits them too well: the
+    mean is too small by $O(\text{dim}^2/n)$, by $\text{dim}(\text{dim} + 1)/4n$ if the last density is Gaussian, and in a small batch it
+    may be negative. The first density may have any shape.
     """
 
     def functionals(self, dynamics):
         return log_ratio
 
     def of_paths(self, paths):
+        count, dim = flat(paths.x1s).shape
+        require(count > dim, "samples", f"be more than the dimensions of a state, {dim}, for a covariance with a logarithm", count)
         _, covariance = paths.final_moments()
-        entropy = 0.5 * (log_determinant(covariance) + covariance.shape[0] * (1.0 + jnp.log(2.0 * jnp.pi)))
+        entropy = 0.5 * (log_determinant(covariance) + dim * (1.0 + jnp.log(2.0 * jnp.pi)))
         nothing = lambda x: jnp.zeros((), covariance.dtype)
         return entropy + paths.average(system_entropy(paths.initial, nothing, paths.x0s, paths.x1s) + paths.sums)
 

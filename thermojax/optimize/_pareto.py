@@ -62,7 +62,8 @@ def pareto(
         key: Random key.
 
     Raises:
-        ValueError: if the loss has no weights, or they have another shape; else as `fit`.
+        ValueError: if the loss has no weights, or they have another shape, or one of its weighted sums does not depend on the leaves
+            picked; else as `fit`.
     """
     check_mode(mode)
     require(steps >= 1, "steps", "be at least 1", steps)
@@ -80,7 +81,10 @@ def pareto(
     check_loss(loss, model, key)
     params, fixed = picked(model, where)
     noise_key, judge_key = jr.split(key)
-    members = _front(loss, optimizer, params, fixed, weights, jr.split(noise_key, steps), mode, jnp.asarray(average))
+    members, flat = _front(loss, optimizer, params, fixed, weights, jr.split(noise_key, steps), mode, jnp.asarray(average))
+    first = np.array2string(np.asarray(weights)[np.argmax(flat)], precision=6)
+    got = f"a gradient of zero in each of the {steps} steps for the weights {first}"
+    require(not np.any(flat), "loss", "depend on the leaves that are picked", got)
     terms = _terms(loss, members, fixed, jr.split(judge_key, repeats))
     values, stderrs = (jnp.mean(terms, axis=1), jnp.std(terms, axis=1, ddof=1) / np.sqrt(repeats))
     pick = lambda i: eqx.combine(jax.tree.map(lambda a: a[i], members), fixed)
@@ -93,7 +97,8 @@ def _front(loss, optimizer, params, fixed, weights, keys, mode, average):
     def solve(row):
         weighted = eqx.tree_at(lambda own: own.objective.weights, loss, row)
         start = Descent(params, params, optimizer.init(params), jnp.zeros((), int))
-        return lax.scan(descent_step(weighted, optimizer, fixed, mode, average), start, keys)[0].averaged
+        last, (_, flat) = lax.scan(descent_step(weighted, optimizer, fixed, mode, average), start, keys)
+        return last.averaged, jnp.all(flat)
 
     return jax.vmap(solve)(weights)
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jax.scipy.special import logsumexp, ndtr, ndtri
 from jaxtyping import Array, Float
 
 from thermojax._array import Scalar
+from thermojax._check import require
 from thermojax.distributions import AbstractDistribution, Gaussian, GaussianMixture, GridBoltzmann, MaxwellBoltzmann
 from thermojax.fokker_planck import GridDensity
 from thermojax.phase import Phase
@@ -61,6 +63,13 @@ def gaussian_moments(target: Any) -> tuple[Array, Array] | None:
 def full(covariance: Array, dim: int) -> Float[Array, "dim dim"]:
     """A covariance as a matrix."""
     return covariance if covariance.ndim == 2 else jnp.diag(jnp.broadcast_to(covariance, (dim,)))
+
+
+def check_dimension(target: Any, dim: int) -> None:
+    """Raise ``ValueError`` unless `target`, a density or samples of it, is one of states of `dim` numbers."""
+    if isinstance(target, AbstractDistribution):
+        target = jax.eval_shape(lambda: flat(target.sample(1, key=jr.key(0))))
+    require(target.shape[1] == dim, "target", f"have the dimension of the states, {dim}", target.shape[1])
 
 
 def line_transport(points: Float[Array, " sample"], shares: Float[Array, " sample"], target: Any) -> Scalar:

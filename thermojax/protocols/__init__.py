@@ -27,6 +27,7 @@ from thermojax.protocols._knots import (
 )
 from thermojax.protocols._protocol import (
     AbstractFiniteTime as AbstractFiniteTime,
+    AbstractModified as AbstractModified,
     AbstractProtocol as AbstractProtocol,
     Constant as Constant,
     finite_time as finite_time,
