@@ -51,7 +51,7 @@ def by_hand(tau: float, tilt: float, knots: int) -> PiecewiseLinear:
     s = np.linspace(0.0, 1.0, knots)
     barrier = np.interp(s, [0, 0.25, 0.5, 0.75, 1], [1, 0, 0, 1, 1])
     push = np.interp(s, [0, 0.25, 0.5, 0.75, 1], [0, 0, 1, 1, 0])
-    return PiecewiseLinear([1.0, 0.0], np.stack([barrier, tilt * push], axis=1), [1.0, 0.0], tau)
+    return PiecewiseLinear(start=[1.0, 0.0], knots=np.stack([barrier, tilt * push], axis=1), stop=[1.0, 0.0], duration=tau)
 
 
 def run(parameters: BitErasure, key: jax.Array, progress: Progress) -> Results:
