@@ -61,7 +61,7 @@ class BarrierCrossing(Parameters):
     steps: int = Field(1200, ge=10, description="time steps of the Fokker-Planck equation that judges")
     cells: int = Field(800, ge=50, description="cells of the Fokker-Planck equation that judges")
     samples: int = Field(6000, ge=1000, description="trajectories of a simulation")
-    simulation_steps: int = Field(2000, ge=10, description="time steps of a simulation")
+    simulation_steps: int = Field(6000, ge=10, description="time steps of a simulation")
 
     @model_validator(mode="after")
     def _check_durations(self):
