@@ -30,7 +30,15 @@ from thermojax._array import as_float, as_scalar, Scalar
 from thermojax._check import check_positive, require
 from thermojax._symmetric import lyapunov, square_root
 from thermojax.baths import Isothermal
-from thermojax.distributions import AbstractDistribution, as_mixture, Gaussian, GaussianMixture, GridBoltzmann, squared_wasserstein
+from thermojax.distributions import (
+    AbstractDistribution,
+    as_mixture,
+    Gaussian,
+    GaussianMixture,
+    GridBoltzmann,
+    squared_quantile_distance,
+    squared_wasserstein,
+)
 from thermojax.dynamics import Overdamped
 from thermojax.fokker_planck import GridDensity
 from thermojax.potentials import AbstractPotential
@@ -147,7 +155,7 @@ def transport_bound(
         return _squared_way(first.covariance, last.mean - first.mean, _growth(first.covariance, last.covariance)) / scale
     if isinstance(start, Gaussian | GaussianMixture) and isinstance(stop, Gaussian | GaussianMixture):
         return squared_wasserstein(start, stop) / scale
-    return _quantile_distance(*tabulated(start, "start")[:2], *tabulated(stop, "stop")[:2]) / scale
+    return squared_quantile_distance(*tabulated(start, "start")[:2], *tabulated(stop, "stop")[:2]) / scale
 
 
 def transport_protocol(
@@ -304,12 +312,3 @@ def _cumulative(density, low, high):
     sums = lambda weights: jnp.concatenate([jnp.zeros_like(weights[:1]), jnp.cumsum(weights)])
     below, above = sums(weights), sums(weights[::-1])[::-1]
     return low + width * jnp.arange(_CELLS + 1, dtype=width.dtype), below / below[-1], above / above[0]
-
-
-@jax.jit
-def _quantile_distance(faces0, below0, faces1, below1):
-    """The integral over all levels; between two of them both quantiles are straight lines."""
-    levels = jnp.sort(jnp.concatenate([below0, below1]))
-    gaps = jnp.interp(levels, below0, faces0) - jnp.interp(levels, below1, faces1)
-    left, right = gaps[:-1], gaps[1:]
-    return jnp.sum(jnp.diff(levels) * (left**2 + left * right + right**2)) / 3.0
