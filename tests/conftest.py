@@ -37,3 +37,10 @@ def pytest_unconfigure():
 def key(request):
     """A key that depends on the test's name only: order of tests does not matter."""
     return jr.key(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_what_was_compiled():
+    """Compiled functions hold memory maps, of which a process may have some 65 000: past that the compiler crashes."""
+    yield
+    jax.clear_caches()

@@ -33,6 +33,7 @@ from thermojax import (
     functionals as functionals,
     generative as generative,
     geometry as geometry,
+    measures as measures,
     optimize as optimize,
     potentials as potentials,
     protocols as protocols,
