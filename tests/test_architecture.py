@@ -28,6 +28,8 @@ ORDER = [
     "switching",
     "theorems",
     "measures",
+    "targets",
+    "annealing",
     "geometry",
     "escorting",
     "optimize",

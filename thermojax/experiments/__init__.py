@@ -11,6 +11,7 @@ from thermojax.experiments import (
     _moving_trap,
     _noise_schedule,
     _optimal_transport_of_a_trap,
+    _sample,
 )
 from thermojax.experiments._experiment import (
     Experiment as Experiment,
@@ -30,6 +31,7 @@ _MODULES = (
     _bit_erasure,
     _free_energy_data,
     _noise_schedule,
+    _sample,
     _optimal_transport_of_a_trap,
     _active_particle,
     _barrier_crossing,

@@ -11,8 +11,8 @@ kernels. Everything is read off $\ell = \ln dP/dQ$ with $\gamma$ in place of the
 process and a reference with a cost at the end (`Tilted`) are pairs; so are the samplers, bridges and generative flow networks that build
 on this. In the words of thermodynamics $\ell$ is the reduced work, $\ln Z = -\Delta(\beta F)$, $KL(P\|Q)$ the dissipation.
 
-Log-ratios are those of the one-step kernels, so that $\langle e^{-\ell}\rangle_P = Z$ at *every* step size. `ForwardBackward` is the continuous
-form, `nelson_residual` the relation between the drifts of a process and of its reversal.
+Log-ratios are those of the one-step kernels, so that $\langle e^{-\ell}\rangle_P = Z$ at *every* step size. `ForwardBackward` is the
+continuous form, `nelson_residual` the relation between the drifts of a process and of its reversal.
 """
 
 from thermojax.measures._assess import assess as assess, Assessment as Assessment, assessment as assessment

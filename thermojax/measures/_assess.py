@@ -78,10 +78,11 @@ def assessment(
         ValueError: if a side has fewer than two finite log-ratios.
     """
     forward = jnp.asarray(forward)
-    require(log_z is None or jnp.ndim(log_z) == 0, "log_z", "be one number", f"shape {jnp.shape(log_z)}")
+    if log_z is not None:
+        require(jnp.ndim(log_z) == 0, "log_z", "be one number", f"shape {jnp.shape(log_z)}")
     ahead, elbo = _negative(jarzynski(forward, beta=1.0)), _negative(mean(forward))
     squares = (forward - jnp.nanmean(jnp.where(jnp.isfinite(forward), forward, jnp.nan))) ** 2
-    count = jnp.sum(jnp.isfinite(forward))
+    count = jnp.sum(jnp.isfinite(forward)).astype(forward.dtype)
     log_variance = _scaled(mean(squares), count / (count - 1))
     exact = None if log_z is None else _known(log_z, forward)
     if backward is None:
@@ -136,13 +137,13 @@ def _own_divergence(ratios, log_z, elbo):
     good = jnp.isfinite(ratios)
     weights = jnp.where(good, jnp.exp(-ratios - log_z.value), jnp.nan)
     influence = mean(ratios + weights)
-    return _difference(log_z, elbo)._replace(stderr=influence.stderr)
+    return _difference(log_z, elbo)._replace(stderr=influence.stderr, excluded=influence.excluded)
 
 
 @jax.jit
 def _share(ratios):
     logs = jnp.where(jnp.isfinite(ratios), -ratios, -jnp.inf)
-    count = jnp.sum(jnp.isfinite(ratios))
+    count = jnp.sum(jnp.isfinite(ratios)).astype(ratios.dtype)
     return jnp.exp(2 * jax.nn.logsumexp(logs) - jax.nn.logsumexp(2 * logs)) / count
 
 

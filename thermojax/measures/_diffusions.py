@@ -158,8 +158,9 @@ class Switched(AbstractPair):
         return equilibrium_at(self.dynamics, t, dim=self.dim) if known is None else known
 
     def _total(self, run):
-        rule = "know its reversal, for work that is exact at any step size"
-        require(run.total_work is not None, "stepper", rule, type(self.stepper).__name__)
+        if run.total_work is None:
+            kind = type(self.stepper).__name__
+            raise ValueError(f"`stepper` must know its reversal, for work that is exact at any step size, got {kind}.")
         return run.total_work
 
 
@@ -167,9 +168,9 @@ class ForwardBackward(eqx.Module):
     r"""The forward-backward Radon-Nikodym derivative in continuous form, relative to a reference and its reversal.
 
     $\int\sigma^{-2}(a - r)\cdot[dx - \tfrac12(a + r)\,dt]$ with the forward drifts $a$ of P and $r$ of the reference as an Itô sum, less
-    $\int\sigma^{-2}(b - \bar r)\cdot[dx - \tfrac12(b + \bar r)\,dt]$ with the backward drifts, seen in forward time, read at the right ends.
-    Without a reference ($r = \bar r = 0$, Lebesgue measure at both ends) it is the ratio of the Euler kernels, exactly; with one it
-    converges to it as the step falls, provided the ends carry the densities of the reference: $\ln p_0/r_0 - \ln p_T/r_T$.
+    $\int\sigma^{-2}(b - \bar r)\cdot[dx - \tfrac12(b + \bar r)\,dt]$ with the backward drifts, seen in forward time and read at the right
+    ends. Without a reference ($r = \bar r = 0$, Lebesgue measure at both ends) it is the ratio of the Euler kernels, exactly; with one
+    it converges to it as the step falls, if the ends carry the densities of the reference: $\ln p_0/r_0 - \ln p_T/r_T$.
 
     Reference:
         F. Vargas et al., arXiv:2307.01050 (2024), proposition 2.2.

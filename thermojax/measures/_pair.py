@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray as Key
 from thermojax.distributions import AbstractDistribution
 
 Unnormalised = AbstractDistribution | Callable[[Any], Array]
-r"""A density known up to its normaliser: a distribution, or any callable that returns $\ln\gamma(x)$. With a method ``sample(n, key=key)`` it
-can be drawn from."""
+r"""A density known up to its normaliser: a distribution, or any callable that returns $\ln\gamma(x)$. With a method
+``sample(n, key=key)`` it can be drawn from."""
 
 
 class Walks(NamedTuple):
@@ -28,8 +28,8 @@ class Walks(NamedTuple):
 class AbstractPair(eqx.Module):
     r"""Two path measures on the same paths: $P$, known with its normaliser, and $Q$, known up to it.
 
-    $P$ starts from a first density and moves by forward kernels; $Q$ starts from a last density $\gamma/Z$ and moves by backward ones. With
-    $\ell = \ln dP/dQ$, in which $\gamma$ stands for the last density, $\langle e^{-\ell}\rangle_P = Z$ and $\langle e^{\ell}\rangle_Q = 1/Z$.
+    $P$ starts from a first density and moves by forward kernels; $Q$ starts from a last density $\gamma/Z$ and moves by backward ones.
+    With $\gamma$ for the last density in $\ell = \ln dP/dQ$, $\langle e^{-\ell}\rangle_P = Z$ and $\langle e^{\ell}\rangle_Q = 1/Z$.
     """
 
     @abc.abstractmethod
