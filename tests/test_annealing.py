@@ -84,7 +84,8 @@ def test_the_bounds_of_a_chain_are_those_of_its_transfer_matrices(key, monkeypat
     assert elbo < np.log(z) - 0.1 < np.log(z) + 0.1 < eubo
     for estimate, exact in ((found.elbo, elbo), (found.eubo, eubo)):
         assert_estimate(estimate, exact)
-    for estimate in (found.log_z, found.log_z_backward, found.log_z_both):
+    # The mean of e^l over Q has no variance here: the first density reaches where the target has long vanished.
+    for estimate in (found.log_z, found.log_z_both):
         assert_estimate(estimate, np.log(z))
     assert float(found.log_z_both.stderr) < float(found.log_z.stderr)
     walks = chain.backward(4000, key=key)
@@ -132,10 +133,10 @@ KERNELS = {
 def test_any_kernel_in_detailed_balance_serves(key, kind):
     z, square = moments(power=2)
     chain = quartic_chain(KERNELS[kind](), levels=4, moves=2, final=grid_equilibrium(lambda x, lam: -Quartic()(x), 0.0))
-    ahead_key, back_key = jr.split(key)
-    ahead, back = chain.forward(4000, key=ahead_key), chain.backward(4000, key=back_key)
+    found = assess(chain, 4000, backward=True, key=key)
+    ahead = chain.forward(4000, key=jr.split(key)[0])
     assert_estimate(exponential_mean(ahead.log_ratios), z)
-    assert_estimate(exponential_mean(-back.log_ratios), 1 / z)
+    assert_estimate(found.log_z_both, np.log(z))
     assert_estimate(mean(ahead.x1s[:, 0] ** 2, weights=jnp.exp(-ahead.log_ratios)), square)
     with pytest.raises(AssertionError):
         assert_estimate(exponential_mean(ahead.log_ratios), 1.15 * z)
@@ -149,6 +150,7 @@ class Careless(Langevin):
         return there, jnp.zeros_like(shadow)
 
 
+@pytest.mark.slow
 def test_shadow_work_is_needed(key):
     path = Geometric(Gaussian([0.0], 1.0), Gaussian([0.5], 0.5))
     means = [
@@ -204,15 +206,15 @@ def test_schedules_dissipate_less_than_a_uniform_one(key):
     assert_estimate(mean(walks.log_ratios), dissipation(found.lams))
     assert_estimate(exponential_mean(walks.log_ratios), 1.0)
     # A step to r times the precision leaves the share (2r - 1)^(1/2) / r.
-    lams = ess_schedule(narrow_chain(), 4000, share=0.9, most=20, key=ess_key)
+    lams = ess_schedule(narrow_chain(), 4000, share=0.97, most=40, key=ess_key)
     ratios = np.diff(np.log(1 + NARROW * np.asarray(lams, float)))
-    exact = np.log((1 + np.sqrt(1 - 0.81)) / 0.81)
-    assert_estimate(mean(ratios[:-1]), exact, min_ess=5)
+    exact = np.log((1 + np.sqrt(1 - 0.97**2)) / 0.97**2)
+    assert_estimate(mean(ratios[:-1]), exact, min_ess=10)
     assert dissipation(uniform(len(lams) - 1)) > 4 * dissipation(lams)
     with pytest.raises(AssertionError):
-        assert_estimate(mean(ratios[:-1]), 1.2 * exact, min_ess=5)
+        assert_estimate(mean(ratios[:-1]), 1.2 * exact, min_ess=10)
     with pytest.raises(ValueError, match="`most` must be levels enough to reach the last density by steps that keep `share`, got lambda"):
-        ess_schedule(narrow_chain(), 4000, share=0.999, most=20, key=ess_key)
+        ess_schedule(narrow_chain(), 4000, share=0.999, most=40, key=ess_key)
 
 
 def test_thermodynamic_length_is_that_of_fishers_metric(key):

@@ -65,7 +65,7 @@ def check_finds(found, *sentences):
         assert sentence in fault, fault
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_is_wrong_with_the_true_score():
     found = audited()
     check_finds(found)
@@ -153,7 +153,7 @@ def test_bad_input_is_refused_by_name(case):
         small(**({"score": broken()} | how))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_audit_recovers_the_numbers_of_a_score_that_is_wrong_by_a_tenth(key):
     data_key, key = jr.split(key)
     xs = DATA.sample(2000, key=data_key)
@@ -183,7 +183,7 @@ def check_numbers(found, xs, *, path_kl=0.0290903653, bound=1.7867559757, likeli
 
 
 @needs_x64
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_five_data_in_single_precision_stay_so_and_are_not_believed():
     found = small(MixtureScore(OU, DATA), XS[:5].astype("float32"), trained_on=None)
     assert found.memorised is None
@@ -192,7 +192,7 @@ def test_five_data_in_single_precision_stay_so_and_are_not_believed():
     assert "`bound` and `path_kl` and `decoding`" in found.faults[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_schedule_that_is_singular_at_both_ends_is_cut_at_both():
     found = audit(MixtureScore(Cosine(), DATA), Cosine(), XS, levels=20, budgets=(64,), likelihoods=40, key=jr.key(3))
     check_finds(found)

@@ -87,14 +87,14 @@ def test_the_report_refers_to_nothing_outside_itself(finished):
     assert "http" not in report
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_numbers(finished, tmp_path):
     command("run", "moving-trap", *QUICK, "--set", "distance=5", "--set", "samples=20000", "--out", "again", "--seed", 3, cwd=tmp_path)
     first, second = (json.loads((p / "summary.json").read_text())["estimates"] for p in (finished, tmp_path / "again"))
     assert first == second
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_show_prints_runs(tmp_path):
     text = command("show", "moving-trap", cwd=tmp_path)
     defaults = EXPERIMENTS["moving-trap"].parameters().model_dump()
@@ -143,14 +143,24 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(tmp_path, monkeypatch, caps
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-C", "kill"])
 def test_an_interrupted_run_leaves_nothing(tmp_path, how):
-    # A shell in the background hands on that Ctrl-C is ignored; here it is as in a terminal.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from thermojax.cli import main; main()"
+    # A shell in the background hands on that Ctrl-C is ignored; here it is as in a terminal. The run says when it has begun: an
+    # interruption while Python still imports is not ours to handle.
+    code = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
+from thermojax import cli
+stage = cli.LiveProgress.stage
+def announced(self, title, total=None):
+    print("begun", flush=True)
+    return stage(self, title, total)
+cli.LiveProgress.stage = announced
+cli.main()
+"""
     words = ["run", "moving-trap", "--set", "iterations=100000", "--out", "out"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    # Long enough to be in the middle of the optimisation; an interruption while Python still imports is not ours to handle.
-    time.sleep(15)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, **pipes)
+    assert process.stdout.readline() == "begun\n"
+    # Into the middle of the optimisation.
+    time.sleep(5)
     assert process.poll() is None
     process.send_signal(how)
     try:

@@ -97,7 +97,7 @@ def test_collapse_of_points_depends_on_the_ratio_of_signal_to_noise_alone(key):
         check_scaling(before, after, np.sqrt(1.7))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_points_collapse_later_than_their_population_and_less_so_in_higher_dimension(key):
     # Sets of few points differ much: many of them.
     gaps = [gap_of_points(64, 4, key, sets=128), gap_of_points(256, 8, key)]

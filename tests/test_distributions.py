@@ -435,7 +435,7 @@ def test_score_of_a_grid_density_is_its_force_over_temperature():
     assert np.allclose(equilibrium(coupled, 1.0, beta=2.0, dim=2).score(x), -2.0 * gradient, rtol=rounding())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_chains_find_the_moments_of_a_double_well_in_three_dimensions(key):
     density = equilibrium(DoubleWell(1.5), 0.0, dim=3)
     assert isinstance(density, SampledBoltzmann)

@@ -36,7 +36,7 @@ def test_substeps_are_the_steps_of_a_finer_grid(key):
     assert jnp.max(jnp.abs(simulate(dynamics, x0s, ts, substeps=3, key=key) - fine[::3])) < rounding(10)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_segments_change_neither_values_nor_gradients(key):
     dynamics, x0s, ts = SYSTEMS["dragged trap"], jr.normal(key, (5, 1)), jnp.linspace(0.0, 1.0, 12)
 

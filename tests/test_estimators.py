@@ -222,7 +222,7 @@ def test_a_series_that_never_moves_is_one_sample():
     assert statistical_inefficiency(jnp.ones(50)) == 50
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_bootstrap_agrees_with_the_formulas(key):
     forward, backward = doctest_samples()
     for estimator, sets in (

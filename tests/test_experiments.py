@@ -18,7 +18,7 @@ def theorems():
     return run("fluctuation-theorems", steps=100, samples=4000, cells=48, tau=0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fluctuation_theorems_agree_with_their_exact_values(theorems):
     known = {name: q for name, q in theorems.estimates.items() if q.exact is not None and q.stderr}
     assert {"generalised_jarzynski", "crooks", "integral_theorem", "detailed_theorem", "hatano_sasa", "housekeeping"} <= set(known)
@@ -96,7 +96,7 @@ def check_agreement(estimates):
             assert abs(q.value - q.exact) < 4 * q.stderr, name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_diffusion_agrees_with_exact_values_and_says_where_it_may_not_be_trusted(diffusion):
     check_known(diffusion.estimates)
     check_agreement(diffusion.estimates)

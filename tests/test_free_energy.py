@@ -90,7 +90,7 @@ def gaussian_work(key, spread, n):
     return 3 + spread**2 / 2 + spread * jr.normal(key, (n,)), -3 + spread**2 / 2 + spread * jr.normal(jr.fold_in(key, 1), (n,))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_error_bars_of_crossing_and_cumulants_cover_the_truth(key):
     def one(key):
@@ -155,7 +155,7 @@ def test_quadrature_converges_at_its_order(rule, order):
     assert_order([error(n) for n in sizes], [1 / (n - 1) for n in sizes], order, band=0.35)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_thermodynamic_integration_finds_the_free_energy(key):
     lams, slopes = stiffening(key, 17, 2000)
     exact = 0.5 * np.log(4)
@@ -261,7 +261,7 @@ def test_bad_input_is_refused(call, message):
         call()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_bar_is_not_slower_than_pymbar_at_a_million_samples():
     pymbar = pytest.importorskip("pymbar")

@@ -123,7 +123,7 @@ def test_repeating_every_frame_makes_no_error_bar_smaller(legs):
     assert float(blind.stderr / once["bar"].stderr) < 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_neighbouring_steps_err_together_as_mbar_knows_and_their_sum_does_not(legs, key):
     leg = legs["coulomb"]
     found = resampled(leg, resamples=100, block=10, key=key)

@@ -219,7 +219,7 @@ def test_ito_and_correction_make_stratonovich(key):
     assert abs(jnp.mean(sums["stratonovich"] - sums["ito"])) > 10 * gaps[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_stratonovich_and_ito_work_converge_to_the_discrete_work(key):
     # Not quadratic in position and control, or the midpoint sum would be exact; no nonconservative force, whose Itô sum has another limit.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from assertions import assert_estimate, rounding
 
-from thermojax.estimators import bar, jarzynski, mean
+from thermojax.estimators import bar, mean
 from thermojax.gflownets import (
     AbstractEnvironment,
     AbstractPolicy,
@@ -38,6 +38,8 @@ ENVIRONMENTS = {
     "lattice": IsingLattice((2, 2), beta=0.4, field=0.3, periodic=False),
 }
 each = pytest.mark.parametrize("name", ENVIRONMENTS)
+# What is compiled anew for each environment, or walks all paths.
+each_costly = pytest.mark.parametrize("name", ["grid", "bits", pytest.param("lattice", marks=pytest.mark.slow)])
 
 
 def wrong_network(environment, scale=0.7, seed=0):
@@ -190,7 +192,6 @@ def test_the_works_of_both_policies_obey_crooks(big, key):
     exact = exactly(model, graph)
     assert_estimate(mean(ahead), -float(exact.elbo))
     assert_estimate(mean(back), -float(exact.eubo))
-    assert_estimate(jarzynski(-back, beta=1.0), -delta_f)
     for wrong in ((-ahead, -back, -delta_f), (ahead, back, -delta_f), (back, ahead, delta_f)):
         with pytest.raises(AssertionError):
             check_crooks(*(np.asarray(a) for a in wrong))
@@ -215,15 +216,15 @@ def test_environments_are_sound_and_have_as_many_states_as_can_be_counted(name, 
     assert codes.max() < environment.codes
 
 
-@pytest.mark.parametrize("side", [8, 11, 16, 21])
+@pytest.mark.parametrize("side", [8, 11])
 def test_no_point_of_a_grid_is_on_the_wrong_side_of_a_bound(side):
     # At eleven points to a side a = 0.3 and 0.4 exactly, which no binary fraction is.
     a = [abs(Fraction(x, side - 1) - Fraction(1, 2)) for x in range(side)]
     outer = sum(b > Fraction(1, 4) for b in a)
     ring = sum(Fraction(3, 10) < b < Fraction(2, 5) for b in a)
     grid = Hypergrid(side, 2)
-    points = jnp.stack([p.reshape(-1) for p in jnp.meshgrid(*2 * [jnp.arange(side)])] + [jnp.ones(side**2, int)], axis=1)
-    z = float(jnp.sum(jnp.exp(jax.vmap(grid.log_reward)(points))))
+    points = jnp.asarray([(x, y, 1) for x in range(side) for y in range(side)], jnp.int32)
+    z = float(jax.jit(lambda xs: jnp.sum(jnp.exp(jax.vmap(grid.log_reward)(xs))))(points))
     assert z == pytest.approx(0.1 * side**2 + 0.5 * outer**2 + 2.0 * ring**2, rel=rounding(5))
 
 
@@ -249,9 +250,8 @@ def test_the_energy_of_a_lattice_is_the_sum_over_its_bonds(periodic):
     assert np.max(np.abs(np.asarray(found) - expected)) < rounding(10)
 
 
-def test_words_are_bits_with_the_highest_first(key):
+def test_words_are_bits_with_the_highest_first():
     environment = BitSequences(6, Modes([[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]], 2.0), word=2, prepend=False)
-    check_environment(environment, key=key)
     state = environment.source()
     for word in (2, 1, 3):
         state = environment.step(state, jnp.int32(word))
@@ -259,8 +259,7 @@ def test_words_are_bits_with_the_highest_first(key):
     assert float(environment.log_reward(state)) == 0.0
     assert float(environment.log_reward(jnp.asarray([3, 2, 3], jnp.int32))) == pytest.approx(-2.0 / 6, rel=rounding())
     # One path to each sequence: the backward policy has no choice.
-    paths = GFlowNet(environment, Uniform(4)).trajectories(64, key=key)
-    assert np.array_equal(paths.states[-1].T, paths.actions + 1)
+    assert np.all(np.sum(np.asarray(explore(environment).legal_back)[1:], axis=1) == 1)
 
 
 @eqx.filter_jit
@@ -273,7 +272,7 @@ def moves_of(environment, paths):
     return ahead, behind, later, jax.vmap(environment.is_terminal)(paths.states[-1])
 
 
-@each
+@each_costly
 def test_every_move_is_legal_and_every_path_ends(name, drawn):
     environment = ENVIRONMENTS[name]
     _, ahead, back, _ = drawn(name)
@@ -326,11 +325,11 @@ def check_exact(found, paths, graph):
         assert float(getattr(found, field)) == pytest.approx(value, abs=rounding(10)), field
 
 
-@each
-def test_dynamic_programming_is_the_sum_over_all_paths(name, graphs, drawn):
+@each_costly
+def test_dynamic_programming_is_the_sum_over_all_paths(name, graphs):
     graph = graphs[name]
-    model, _, _, found = drawn(name)
-    paths = all_paths(model)
+    model = GFlowNet(ENVIRONMENTS[name], wrong_network(ENVIRONMENTS[name]).policy, 0.0, graph)
+    found, paths = exactly(model, graph), all_paths(model)
     check_exact(found, paths, graph)
     turned = [(end, back, ahead) for end, ahead, back in paths]
     with pytest.raises(AssertionError):
@@ -340,7 +339,7 @@ def test_dynamic_programming_is_the_sum_over_all_paths(name, graphs, drawn):
     assert float(log_moment(model, graph, 3.0)) == pytest.approx(third, abs=rounding(10))
 
 
-@each
+@each_costly
 def test_paths_end_and_weigh_as_the_exact_sums_say(name, graphs, drawn):
     environment, graph = ENVIRONMENTS[name], graphs[name]
     model, ahead, back, exact = drawn(name)
@@ -367,7 +366,7 @@ def test_paths_end_and_weigh_as_the_exact_sums_say(name, graphs, drawn):
     assert_estimate(mean(jnp.exp(backward)), float(jnp.exp(-exact.log_z)))
 
 
-@pytest.mark.parametrize(("name", "uniform"), [("grid", True), ("bits", False), ("lattice", False)])
+@pytest.mark.parametrize(("name", "uniform"), [("grid", True), ("bits", False), pytest.param("lattice", False, marks=pytest.mark.slow)])
 def test_a_balanced_network_is_reversible(name, uniform, graphs, drawn, key):
     environment, graph = ENVIRONMENTS[name], graphs[name]
     model = balanced(environment, graph, policy=None if uniform else wrong_network(environment).policy)
@@ -504,21 +503,28 @@ def test_paths_longer_than_they_may_be_are_refused(key):
 def test_paths_of_q_start_from_what_is_known_of_the_target(graphs, key):
     environment, graph = ENVIRONMENTS["bits"], graphs["bits"]
     states = graph.sample(50, key=key)
-    model = GFlowNet(environment, Uniform(environment.actions), 0.0, Given(states))
-    found = model.backward(50, key=key).x1s
+    given = Given(states)
+    found = given.sample(50, key=key)
     assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, states.tolist()))
     with pytest.raises(ValueError, match="`samples` must be at most the 50 states that are given, got 51."):
-        model.backward(51, key=key)
+        given.sample(51, key=key)
+    model = GFlowNet(environment, Uniform(environment.actions))
     for bad, message in (
         (states.at[0, 2].set(0), "`x1s` must be terminal states, got others."),
-        (states[0], r"`x1s` must have shape \(sample, 3\)"),
+        (states[:, :2], r"`x1s` must have shape \(sample, 3\), got shape \(50, 2\)"),
     ):
         with pytest.raises(ValueError, match=message):
             model.trajectories_to(bad, key=key)
-    # Explored where nothing is said.
-    assert model.backward(50, key=key).x1s.shape == GFlowNet(environment, Uniform(environment.actions)).backward(50, key=key).x1s.shape
     with pytest.raises(ValueError, match=r"`target` must have a method sample\(n, key=key\) for paths that start from it, got float."):
         GFlowNet(environment, Uniform(environment.actions), 0.0, 3.0).backward(5, key=key)
+
+
+@pytest.mark.slow
+def test_an_environment_is_explored_where_no_target_is_given(graphs, key):
+    environment, graph = ENVIRONMENTS["bits"], graphs["bits"]
+    known, unknown = (GFlowNet(environment, Uniform(environment.actions), 0.0, target).backward(50, key=key) for target in (graph, None))
+    assert np.array_equal(known.x1s, unknown.x1s)
+    assert np.array_equal(known.log_ratios, unknown.log_ratios)
 
 
 @pytest.mark.parametrize(

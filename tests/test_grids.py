@@ -176,7 +176,7 @@ class Watched(eqx.Module):
         return self.score(t, x) * (1.0 if self.smooth else 1.0 + jnp.sqrt(t - t))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradient_descent_for_other_data_compiles_nothing_and_a_diverged_one_is_refused():
     traces = []
     count = traces.append

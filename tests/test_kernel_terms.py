@@ -150,7 +150,7 @@ class Tilted(AbstractGaussianStepper):
         raise NotImplementedError
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kernels_of_correlated_noise_have_the_bound_of_their_paths(key):
     plane = GaussianMixture([1.0, 0.5], [[1.0, 0.0], [-1.0, 0.4]], [[0.4, 0.6], [0.3, 0.8]])
     keys = jr.split(key, 3)
@@ -191,7 +191,7 @@ def test_importance_weights_average_to_the_density_of_the_sampler(key):
             check_density(wrong, data, kind)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_bound_falls_with_every_particle_towards_the_likelihood(key):
     data_key, *path_keys = jr.split(key, 4)
     data, kind = DATA.sample(2000, key=data_key), "ancestral"

@@ -107,7 +107,7 @@ def quadrature(density):
 
 
 @needs_x64
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_limits_on_the_line_do_not_depend_on_the_clock_or_the_grid():
     def limits(noising, start, horizon, points):
         return line_limits(scaled(0.9, noising=noising), noising, DATA, prior=NORMAL, start=start, horizon=horizon, points=points)
@@ -227,7 +227,7 @@ def test_profiles_agree_with_quadrature(key):
 
 
 @needs_x64
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_way_to_the_divergence_has_the_same_mean(key):
     clock = LogSnrLinear(6.0, -np.log(np.expm1(2 * HORIZON)))
     score, data_key, limits_key = scaled(0.9, noising=clock), *jr.split(key)
@@ -258,7 +258,7 @@ def test_exact_score_in_sixteen_dimensions_closes_the_gap(key):
         check_limits(found[0.8], {"path_kl": 0.0})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_samples_and_their_entropy_alone_give_the_limits_of_gaussian_data(key):
     data_key, limits_key = jr.split(key)
     truth = Gaussian([0.5, -0.2, 0.1], jnp.array([[0.8, 0.3, 0.0], [0.3, 0.6, -0.1], [0.0, -0.1, 0.5]]))

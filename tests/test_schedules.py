@@ -118,7 +118,7 @@ def test_interpolants_are_what_their_names_say():
 
 
 @needs_x64
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_marginals_of_schedules_solve_the_fokker_planck_equation():
     data = GaussianMixture([1.0, 2.0], [[-1.0], [0.8]], [0.4, 0.2])
 

@@ -1,4 +1,5 @@
 import itertools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -9,9 +10,11 @@ import pytest
 from annealing_oracles import moments, Quartic, quartic_path
 from assertions import assert_estimate, rounding
 
-from thermojax.annealing import AbstractKernel, Annealing, Geometric, Langevin, smc
+from thermojax.annealing import AbstractKernel, Adjusted, Annealing, ess_schedule, Geometric, Langevin, smc
 from thermojax.distributions import AbstractDistribution, Gaussian
 from thermojax.estimators import exponential_mean, mean
+from thermojax.measures import assess
+from thermojax.targets import EightSchools, ManyWell
 
 
 def uniform(levels):
@@ -49,8 +52,8 @@ def test_populations_estimate_normaliser_and_means_without_bias(key):
 class Fixed(AbstractKernel):
     """Stays."""
 
-    gradients = False
-    smooth = True
+    gradients: ClassVar[bool] = False
+    smooth: ClassVar[bool] = True
 
     def check(self, path, x0s, lams):
         return x0s
@@ -102,7 +105,7 @@ class HeatBath(Fixed):
         return path.at(x.astype(place.x.dtype)[None]), jnp.zeros_like(lam)
 
 
-COIN, TARGET, SHARE, LEVELS = np.array([0.3, 0.7]), np.array([3.0, 0.5]), 0.4, 3
+COIN, TARGET, SHARE, LEVELS = np.array([0.3, 0.7]), np.array([3.0, 0.5]), 0.2, 6
 PAIRS = list(itertools.product((0, 1), repeat=2))
 
 
@@ -182,6 +185,22 @@ def test_particles_whose_weight_is_not_a_number_are_counted_and_new_numbers_comp
     # A target that is zero everywhere.
     with pytest.raises(ValueError, match="`path` must leave particles of weight above zero, got none in island 0 at level 1."):
         run(0.1, np.inf, 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "spread", "step"), [(ManyWell(4), 2.0, 0.02), (EightSchools(), 25.0, 1.0)], ids=["many-well", "eight-schools"]
+)
+def test_targets_of_several_dimensions_are_annealed_along_a_schedule_of_their_own(key, target, spread, step):
+    schedule_key, smc_key, pair_key = jr.split(key, 3)
+    initial = Gaussian(jnp.zeros(target.dim), spread)
+    chain = Annealing(Geometric(initial, target), initial, uniform(2), Adjusted(step), moves=2)
+    chain = chain.along(ess_schedule(chain, 1000, key=schedule_key))
+    found = smc(chain, 60, islands=300, key=smc_key)
+    assert_estimate(found.log_z, target.log_z)
+    both = assess(chain, 2000, backward=True, key=pair_key)
+    assert_estimate(both.log_z_both, target.log_z)
+    assert float(both.elbo.value) < float(target.log_z) < float(both.eubo.value)
 
 
 def test_bad_choices_are_refused(key):

@@ -54,7 +54,7 @@ def test_sound_averages_are_reliable_and_covered(key, spread, n):
     assert np.all((covered[reliable].mean(axis=0) > 0.92) & (covered[reliable].mean(axis=0) < 0.97)), covered[reliable].mean(axis=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_averages_on_the_border_are_covered_where_they_are_called_reliable(key):
     # Spreads and sizes at which the verdict is undecided: what passes there must be covered too, taken together.
@@ -71,7 +71,7 @@ def test_averages_on_the_border_are_covered_where_they_are_called_reliable(key):
 @needs_x64
 @pytest.mark.parametrize(
     ("spread", "n"),
-    [(1.5, 500), (2.0, 1000), pytest.param(3.0, 3000, marks=pytest.mark.slow), pytest.param(4.0, 10_000, marks=pytest.mark.slow)],
+    [(1.5, 500), (2.0, 1000), pytest.param(3.0, 3000, marks=pytest.mark.slow), pytest.param(4.0, 10_000, marks=pytest.mark.nightly)],
 )
 def test_averages_that_rare_samples_dominate_are_unreliable(key, spread, n):
     reliable, _ = repeat(gaussian(spread), n, key)
@@ -79,7 +79,7 @@ def test_averages_that_rare_samples_dominate_are_unreliable(key, spread, n):
 
 
 @needs_x64
-@pytest.mark.parametrize("n", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [1000, pytest.param(10_000, marks=pytest.mark.nightly)])
 def test_an_infinite_second_moment_is_seen(key, n):
     reliable, _ = repeat(mixture(0.1), n, key)
     assert reliable.mean() < 0.05
@@ -97,7 +97,7 @@ def test_mixture_obeys_the_fluctuation_theorem(key):
 
 
 @needs_x64
-@pytest.mark.parametrize(("spread", "n"), [(1.0, 200), (3.0, 1000), pytest.param(4.0, 5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("spread", "n"), [(1.0, 200), (3.0, 1000), pytest.param(4.0, 5000, marks=pytest.mark.nightly)])
 def test_intervals_of_bar_cover_the_truth_where_it_is_reliable(key, spread, n):
     def one(key):
         forward, backward = (gaussian(spread)(k, n) for k in jr.split(key))

@@ -36,8 +36,14 @@ from thermojax.steppers import Diffrax
 
 
 class NetworkGuide(eqx.Module):
-    r"""A learned guide: linear in $x$ with coefficients that depend on time, and a correction that is not linear. Zero before training."""
+    r"""A learned guide: linear in $x$ with coefficients that depend on time, and a correction that is not linear. Zero before training.
 
+    The correction grows as $1/\sqrt w$ towards its end, with the variance $w$ that the reference has left there, to some thirty times its
+    size in the middle: it can resolve densities of about a thirtieth of the reference's width.
+    """
+
+    reference: AbstractNoising
+    """The reference process."""
     line: eqx.nn.MLP
     """The coefficients of the linear part."""
     curve: eqx.nn.MLP
@@ -52,22 +58,39 @@ class NetworkGuide(eqx.Module):
     """The beginning of the interval."""
     t1: Scalar
     """Its end."""
+    backward: bool = eqx.field(static=True)
+    """Whether it is the guide of the backward direction, whose end is the beginning."""
 
-    def __init__(self, centre: Array, scale: Scalar, unit: Scalar, t0: Scalar, t1: Scalar, *, width: int = 64, depth: int = 2, key: Key):
+    def __init__(
+        self,
+        reference: AbstractNoising,
+        centre: Array,
+        scale: Scalar,
+        t0: Scalar,
+        t1: Scalar,
+        *,
+        backward: bool = False,
+        width: int = 64,
+        depth: int = 2,
+        key: Key,
+    ):
         """A guide that is zero.
 
         Args:
+            reference: The reference process.
             centre: The middle of the data.
             scale: Their standard deviation.
-            unit: The size of a guide.
             t0: The beginning of the interval.
             t1: Its end.
+            backward: Whether it is the guide of the backward direction.
             width: Units of a hidden layer.
             depth: Hidden layers.
             key: Random key of the weights.
         """
         dim, (line_key, curve_key) = centre.shape[0], jr.split(key)
-        self.centre, self.scale, self.unit, self.t0, self.t1 = centre, scale, unit, t0, t1
+        self.reference, self.centre, self.scale, self.t0, self.t1, self.backward = reference, centre, scale, t0, t1, backward
+        # A guide is about a distance over a variance; near the end of a noisy bridge, one over the width of the last density.
+        self.unit = scale / reference.transition(t0, t1)[1] + 1 / scale
         network = lambda inputs, outputs, k: _silent(eqx.nn.MLP(inputs, outputs, width, depth, jax.nn.silu, dtype=centre.dtype, key=k))
         self.line = network(_FEATURES, dim * dim + dim, line_key)
         self.curve = network(_FEATURES + dim, dim, curve_key)
@@ -76,11 +99,16 @@ class NetworkGuide(eqx.Module):
         """The guide at one place."""
         dim, z = x.shape[0], (x - self.centre) / self.scale
         s = (t - self.t0) / (self.t1 - self.t0)
+        _, v = self.reference.transition(self.t0, self.t1)
+        _, w = self.reference.transition(t, self.t1)
+        # Variance of the reference before and after t, as shares of the whole: their logarithms resolve both ends.
+        shares = jnp.stack([1 - w / v, w / v]) + _FLOOR
         waves = jnp.pi * s * jnp.arange(1, _WAVES + 1, dtype=x.dtype)
-        time = jnp.concatenate([2 * s[None] - 1, jnp.sin(waves), jnp.cos(waves)])
+        time = jnp.concatenate([2 * s[None] - 1, jnp.sin(waves), jnp.cos(waves), 1 + 0.3 * jnp.log(shares)])
+        growth = jax.lax.rsqrt(shares[0] if self.backward else shares[1])
         coefficients = self.line(time)
         linear = coefficients[: dim * dim].reshape(dim, dim) @ z + coefficients[dim * dim :]
-        return self.unit * (linear + self.curve(jnp.concatenate([time, z])))
+        return self.unit * (linear + growth * self.curve(jnp.concatenate([time, z])))
 
 
 class Guides(NamedTuple):
@@ -121,10 +149,11 @@ class BridgeMatching(eqx.Module):
         t0, t1 = self.ts[0], self.ts[-1]
         chosen = jr.randint(choice_key, (self.batch,), 0, pairs[0].shape[0])
         x0s, x1s = pairs[0][chosen], pairs[1][chosen]
-        # Times in strata, moved to the middle of their step.
+        # Each step as often as every other, in strata: targets are noisier near the ends, where steps should be short.
+        steps = self.ts.shape[0] - 1
         places = (jnp.arange(self.batch, dtype=t1.dtype) + jr.uniform(time_key, (self.batch,), t1.dtype)) / self.batch
-        step = jnp.clip(jnp.searchsorted(self.ts, t0 + (t1 - t0) * places, side="right"), 1, self.ts.shape[0] - 1)
-        times = 0.5 * (self.ts[step - 1] + self.ts[step])
+        step = jnp.minimum((steps * places).astype(int), steps - 1)
+        times, lengths = 0.5 * (self.ts[step] + self.ts[step + 1]), self.ts[step + 1] - self.ts[step]
         zs = jr.normal(noise_key, x0s.shape, x0s.dtype)
 
         def miss(t, x0, x1, z):
@@ -139,7 +168,7 @@ class BridgeMatching(eqx.Module):
 
             return 0.25 * self.reference.noise(t) ** 2 * (at(z) + at(-z))
 
-        return (t1 - t0) * jnp.mean(jax.vmap(miss)(times, x0s, x1s, zs))
+        return steps * jnp.mean(lengths * jax.vmap(miss)(times, x0s, x1s, zs))
 
 
 class LearnedBridge(AbstractBridge):
@@ -199,7 +228,8 @@ def learn_bridge(
         initial: The first density, or samples of it of shape ``(sample, dim)``.
         final: The last density, likewise.
         reference: The reference process, of one noise for all coordinates.
-        ts: Times of the steps, from the beginning of the interval to its end; paths are made by Euler's method.
+        ts: Times of the steps, from the beginning of the interval to its end; guides are learned
+            at their middles, where Euler's method reads them.
         pairs: Pairs of ends for the first round, shape ``(pair, dim)`` each; independent draws if omitted.
         rounds: Markovian projections.
         steps: Gradient steps of a round.
@@ -228,6 +258,8 @@ def learn_bridge(
     guides = _untrained(reference, x0s, x1s, t0, t1, width, depth, network_key)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     weights = lambda guides: [part for guide in guides for part in (guide.line, guide.curve)]
+    # Of second order: the ends of Euler's paths are off by O(h), and a guide that learns from them is off as much.
+    heun = Diffrax(diffrax.Heun())  # pyright: ignore[reportCallIssue]
     kls, history = [], []
     for k in range(rounds):
         fit_key, noise_key, first_key, last_key, return_key = jr.split(jr.fold_in(key, k), 5)
@@ -239,11 +271,11 @@ def learn_bridge(
         forward, reverse = Guided(reference, guides.ahead), Reversed(reference, guides.back, t0 + t1)
         x0s, x1s = initial.sample(pool, key=first_key), final.sample(pool, key=last_key)
         kls.append(mean(accumulate(GirsanovRatio(reference), forward, x0s, ts, key=noise_key)[1]))
-        # Each direction learns from the paths of the other one, made by a method of second order: the ends of Euler's are off by O(h).
+        # Each direction learns from the paths of the other one.
         if k + 1 < rounds:
-            back = x0s, accumulate((), forward, x0s, ts, stepper=Diffrax(solver=diffrax.Heun()), key=noise_key)[0]
+            back = x0s, accumulate((), forward, x0s, ts, stepper=heun, key=noise_key)[0]
             own = (t0 + t1 - ts)[::-1]
-            ahead = accumulate((), reverse, x1s, own, stepper=Diffrax(solver=diffrax.Heun()), key=return_key)[0], x1s
+            ahead = accumulate((), reverse, x1s, own, stepper=heun, key=return_key)[0], x1s
         if progress is not None:
             progress(k + 1)
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *kls)
@@ -268,10 +300,9 @@ def _untrained(reference, x0s, x1s, t0, t1, width, depth, key):
     both = jnp.concatenate([x0s, x1s])
     centre = jnp.mean(both, axis=0)
     scale = jnp.sqrt(jnp.mean((both - centre[None]) ** 2))
-    # A guide is about a distance over a variance; near the end of a noisy bridge, one over the width of the last density.
-    unit = scale / reference.transition(t0, t1)[1] + 1 / scale
-    make = lambda k: NetworkGuide(centre, scale, unit, t0, t1, width=width, depth=depth, key=k)
-    return Guides(*(make(k) for k in jr.split(key)))
+    ahead, back = jr.split(key)
+    make = lambda backward, k: NetworkGuide(reference, centre, scale, t0, t1, backward=backward, width=width, depth=depth, key=k)
+    return Guides(make(False, ahead), make(True, back))  # noqa: FBT003
 
 
 def _silent(network):
@@ -281,4 +312,5 @@ def _silent(network):
 
 
 _WAVES = 3
-_FEATURES = 1 + 2 * _WAVES
+_FEATURES = 3 + 2 * _WAVES
+_FLOOR = 1e-3

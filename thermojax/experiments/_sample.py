@@ -254,7 +254,8 @@ def _draw_training(runs, exact):
         # Early values of some methods are far below; what matters is near the end.
         low, high = min(last), max([*last, exact] if exact is not None else last)
         ax.set_ylim(low - 1.5 * max(high - low, 0.5), high + 0.2 * max(high - low, 0.5))
-    ax.set(xlabel="seconds of training", ylabel="ELBO (nats)")
+    ax.set(xlabel="seconds of training, compilation included", ylabel="ELBO (nats)")
+    ax.set_xlim(left=0)
     ax.legend(frameon=False, fontsize=8)
     return figure
 
