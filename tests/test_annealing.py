@@ -70,8 +70,9 @@ def test_unadjusted_chains_are_unbiased_to_rounding(levels, monkeypatch):
     average = chain_of_kernels(steps, quartic_path(), uniform(levels), monkeypatch)
     assert average(0.0) == pytest.approx(1.0, abs=1e-6)
     assert average(1.0) == pytest.approx(z, rel=1e-10)
-    wrong = chain_of_kernels(steps, quartic_path(), uniform(levels), monkeypatch, shadow=lambda s: -s)
-    assert abs(wrong(1.0) / z - 1) > 1e-5
+    # Nine tenths of the shadow work are not enough.
+    wrong = chain_of_kernels(steps, quartic_path(), uniform(levels), monkeypatch, shadow=lambda s: 0.9 * s)
+    assert abs(wrong(1.0) / z - 1) > 1e-4
 
 
 @needs_x64

@@ -21,6 +21,8 @@ from thermojax.distributions import Gaussian, GaussianMixture, squared_wasserste
 from thermojax.dynamics import OrnsteinUhlenbeck, Overdamped, Reversed, VariancePreserving
 from thermojax.ensemble import accumulate, simulate
 from thermojax.estimators import jarzynski, mean
+from thermojax.experiments import Silent
+from thermojax.experiments._bridge import EXPERIMENT
 from thermojax.measures import nelson_residual
 from thermojax.potentials import Harmonic
 from thermojax.protocols import Constant
@@ -382,18 +384,19 @@ def test_the_loss_is_least_at_the_guides_of_the_bridge(key):
         check(eqx.tree_at(lambda joint: joint.covariance, exact.coupling, blocks * exact.coupling.covariance))
 
 
-def test_few_steps_of_learning_come_near_the_closed_form(key):
+def test_the_first_projection_lies_between_the_bridge_and_independent_ends(key):
     exact, seen = bridge_of("Brownian"), []
-    fit_key, test_key = jr.split(key)
     ts = jnp.linspace(0.0, 1.5, 31)
-    learned = learn_bridge(
-        exact.initial, exact.final, exact.reference, ts, rounds=2, steps=150, batch=128, progress=seen.append, key=fit_key
-    )
-    assert seen == [1, 2]
-    assert learned.path_kl.value.shape == (2,)
-    assert learned.history.shape == (2 * 150,)
-    distance = mean(learned.against(exact.dynamics, ts).forward(4000, key=test_key).log_ratios)
-    assert float(distance.value) < 0.1
+    settings = {"rounds": 1, "steps": 200, "batch": 128, "progress": seen.append}
+    learned = learn_bridge(exact.initial, exact.final, exact.reference, ts, key=key, **settings)
+    assert seen == [1]
+    assert learned.history.shape == (200,)
+    assert learned.path_kl.value.shape == (1,)
+    joint = exact.coupling.covariance * jnp.kron(jnp.eye(2), jnp.ones((2, 2)))
+    loose = relative_entropy(Gaussian(exact.coupling.mean, joint), reference_coupling(exact))
+    value, slack = float(learned.path_kl.value[0]), 4 * float(learned.path_kl.stderr[0])
+    # A few steps leave an error of the network, here up to a twentieth of a nat.
+    assert float(exact.path_kl()) - 0.05 - slack < value < loose + slack
 
 
 @pytest.mark.slow
@@ -474,3 +477,21 @@ def test_bad_input_is_refused_in_one_sentence(message, monkeypatch):
 def test_samples_have_no_density():
     with pytest.raises(TypeError, match="must be a distribution whose density is known"):
         Samples(POINTS).log_prob(POINTS[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["gaussians", "moons"])
+def test_the_experiment_reports_what_it_found(data):
+    settings = {"steps": 30, "sinkhorn": 400, "rounds": 2, "iterations": 150, "batch": 128, "pool": 2000, "samples": 2000}
+    results = EXPERIMENT.run(EXPERIMENT.parameters(data=data, coupling="entropic", **settings), jr.key(1), Silent())
+    estimates = results.estimates
+    assert abs(estimates["directions_theorem"].value) < 4 * estimates["directions_theorem"].stderr
+    assert abs(estimates["end_sinkhorn"].value) < 6 * estimates["end_sinkhorn"].stderr
+    if data == "gaussians":
+        cost = estimates["entropic_cost"]
+        assert abs(cost.value - cost.exact) < 4 * cost.stderr
+        assert 0 < estimates["learned_to_exact"].value < 0.2
+        assert abs(estimates["pythagoras"].value) < 0.1
+    for picture in results.figures.values():
+        assert picture.caption
+        assert all(ax.get_xlabel() for ax in picture.figure.axes)

@@ -98,10 +98,10 @@ def _ends(p):
     from sklearn.datasets import make_moons
 
     angles = 2 * np.pi * np.arange(8) / 8
-    ring = GaussianMixture(np.ones(8), 2.5 * np.stack([np.cos(angles), np.sin(angles)], 1), np.full(8, 0.05))
+    ring = GaussianMixture(np.ones(8), 2.5 * np.stack([np.cos(angles), np.sin(angles)], 1), np.full(8, 0.1))
     # Moons with a density: Gaussians along them, so that the entropy is known and samples are fresh.
     moons, _ = make_moons(200, noise=None)
-    last = GaussianMixture(np.ones(200), 1.5 * (moons - np.array([0.5, 0.25])), np.full(200, 0.02))
+    last = GaussianMixture(np.ones(200), 1.5 * (moons - np.array([0.5, 0.25])), np.full(200, 0.06))
     return Ends(ring, last, "eight Gaussians to two moons")
 
 

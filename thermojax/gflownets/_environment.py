@@ -65,7 +65,7 @@ class AbstractEnvironment(eqx.Module):
         return jnp.zeros(len(self.radices), jnp.int32)
 
     def code(self, state: State) -> Int[Array, ""]:
-        """A number for each vector of integers, at most `codes`."""
+        """A number for each vector of integers, less than `codes`, which must be below 2^31."""
         return jnp.sum(state * jnp.asarray(places(self.radices), jnp.int32), dtype=jnp.int32)
 
     @property

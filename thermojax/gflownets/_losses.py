@@ -49,7 +49,7 @@ class TrajectoryBalance(AbstractBalance):
     r"""The mean square of $W - \Delta F$ over paths, with the learned $\Delta F = -\ln Z$.
 
     Reference:
-        N. Malkin et al., arXiv:2201.13259 (2022), eq. 14.
+        N. Malkin et al., arXiv:2201.13259 (2022), sec. 2.3.
     """
 
     def on(self, model, trajectories):
@@ -62,7 +62,7 @@ class DetailedBalance(AbstractBalance):
     r"""The mean square of $\ln F(s)P_F(s'|s) - \ln F(s')P_B(s|s')$ over moves.
 
     Reference:
-        Y. Bengio et al., arXiv:2111.09266 (2023), sec. 3.
+        Y. Bengio et al., arXiv:2111.09266 (2023), sec. 3.2.
     """
 
     def on(self, model, trajectories):
@@ -102,7 +102,7 @@ class FlowMatching(AbstractBalance):
     evaluated, which costs as many times more as there are moves.
 
     Reference:
-        E. Bengio et al., arXiv:2106.04399 (2021), eq. 12, without its small constant.
+        E. Bengio et al., arXiv:2106.04399 (2021), without its small constant.
     """
 
     def on(self, model, trajectories):

@@ -44,8 +44,8 @@ class Control(eqx.Module):
         require(heads >= 0 and width >= 1 and depth >= 1, "heads", "not be negative, width and depth positive", (heads, width, depth))
         body_key, gain_key = jr.split(key)
         outputs = heads * dim + 1
-        self.body = silent(eqx.nn.MLP(2 * dim + 2 * _FREQUENCIES, outputs, width, depth, jax.nn.gelu, key=body_key))
-        self.gain = silent(eqx.nn.MLP(2 * _FREQUENCIES, max(heads, 1) * dim, 32, 1, jax.nn.gelu, key=gain_key))
+        self.body = silent(eqx.nn.MLP(2 * dim + 2 * _FREQUENCIES, outputs, width, depth, jax.nn.silu, key=body_key))
+        self.gain = silent(eqx.nn.MLP(2 * _FREQUENCIES, max(heads, 1) * dim, 32, 1, jax.nn.silu, key=gain_key))
         self.scale, self.clip, self.heads = as_scalar(scale), as_scalar(clip), heads
 
     def __call__(self, t: Scalar, x: Float[Array, " dim"], force: Float[Array, " dim"]) -> tuple[Float[Array, "head dim"], Scalar]:

@@ -171,5 +171,6 @@ def look(target: Any, network: Control, t: Scalar, x: Float[Array, " dim"]) -> L
 
 def beta_at(tempering: Float[Array, " step"], k: Any) -> Scalar:
     r"""$\beta_k$ from the logarithms of its differences."""
-    shares = jax.nn.softmax(tempering)
-    return jnp.sum(jnp.where(jnp.arange(tempering.shape[0]) < k, shares, 0.0))
+    # All of them first: in a loop over k that part does not change, and compilers take it out.
+    ends = jnp.cumsum(jax.nn.softmax(tempering))
+    return jnp.where(k == 0, 0.0, ends[jnp.maximum(k - 1, 0)])
