@@ -218,6 +218,7 @@ def test_schedules_dissipate_less_than_a_uniform_one(key):
         ess_schedule(narrow_chain(), 4000, share=0.999, most=40, key=ess_key)
 
 
+@pytest.mark.slow
 def test_thermodynamic_length_is_that_of_fishers_metric(key):
     pilot = narrow_chain(3.0).along(constant_speed(3.0))
     found = [length_schedule(pilot, 4000, key=k) for k in jr.split(key, 12)]

@@ -372,7 +372,7 @@ def test_the_loss_is_least_at_the_guides_of_the_bridge(key):
             loss = BridgeMatching(exact.reference, ts, pairs, pairs, 128)
             return jax.grad(lambda parts: loss(eqx.tree_at(moved, guides, parts), own_key))(moved(guides))
 
-        return jnp.concatenate([leaf.reshape(400, -1) for leaf in jax.vmap(gradient)(jr.split(key, 400))], axis=1)
+        return jnp.concatenate([leaf.reshape(400, -1) for leaf in jax.lax.map(gradient, jr.split(key, 400))], axis=1)
 
     def check(joint):
         for column in slopes(joint).T:

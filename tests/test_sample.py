@@ -76,6 +76,7 @@ def test_one_method_reports_bounds_normaliser_and_time():
     assert "reliable" in results.conclusions[0]
 
 
+@pytest.mark.slow
 def test_annealing_and_populations_report_the_same_numbers():
     for method in ("ais", "smc"):
         results = run(target="grid25", method=method, steps=12, samples=4096)
@@ -85,6 +86,7 @@ def test_annealing_and_populations_report_the_same_numbers():
         assert set(results.figures) == {"bounds"}
 
 
+@pytest.mark.slow
 def test_a_target_of_unknown_normaliser_has_one_bound():
     results = run(target="iris", method="ula")
     assert results.estimates["ula_log_z"].exact is None

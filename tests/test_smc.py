@@ -65,6 +65,7 @@ class Fixed(AbstractKernel):
         return place, jnp.zeros_like(lam)
 
 
+@pytest.mark.slow
 def test_without_resampling_the_weights_are_those_of_importance_sampling(key):
     path = quartic_path()
     found = smc(Annealing(path, path.initial, uniform(6), Fixed()), 16, islands=2000, threshold=0.0, key=key)

@@ -54,13 +54,21 @@ OTHERS = {
     "a function": Target(lambda x: -jnp.sum(jnp.cosh(x)), 3),
 }
 EVERY = MADE | OTHERS
-every_target = pytest.mark.parametrize("target", EVERY.values(), ids=EVERY)
+
+
+def each(targets):
+    """A test for each target; those without a name in the registry are slow."""
+    marks = lambda name: [pytest.mark.slow] if name in OTHERS else []
+    return pytest.mark.parametrize("target", [pytest.param(target, id=name, marks=marks(name)) for name, target in targets.items()])
+
+
+every_target = each(EVERY)
 UNSAMPLED = ("breast-cancer", "iris", "wine", "cox", "brownian with scales", "cox, whitened", "a function")
 SAMPLED = {name: target for name, target in EVERY.items() if name not in UNSAMPLED}
-every_sampled = pytest.mark.parametrize("target", SAMPLED.values(), ids=SAMPLED)
+every_sampled = each(SAMPLED)
 # In a funnel the score has no variance, or one that no sample shows; these two have tests of their own.
 WIDE = {name: target for name, target in SAMPLED.items() if name not in ("funnel", "eight schools, centred")}
-every_wide = pytest.mark.parametrize("target", WIDE.values(), ids=WIDE)
+every_wide = each(WIDE)
 WITH_WELLS = {name: EVERY[name] for name in ("many-well", "many-well, 6", "multi-well, 4", "grid25", "gaussians40")}
 
 
@@ -93,7 +101,8 @@ def test_a_target_is_a_number_that_is_finite_with_its_gradient(target, key):
 
 
 @needs_x64
-@pytest.mark.parametrize("target", MADE.values(), ids=MADE)
+@pytest.mark.slow
+@each(MADE)
 def test_a_target_in_single_precision_stays_there(target, key):
     single = cast(target, jnp.dtype("float32"))
     xs = jr.normal(key, (16, target.dim), jnp.float32)

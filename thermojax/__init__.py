@@ -14,6 +14,7 @@ Data flows one way:
       -> estimators: numbers with error bars         mean, jarzynski, bar, exponential_mean, trust
       -> theorems: residuals of the laws             theorems; switching.both_ways runs and reverses an experiment
       -> optimisation over any leaf of the model     optimize: MonteCarlo(Mean(work), ...), FokkerPlanck, fit
+      -> pairs of path measures, read as samplers    measures: assess; targets, annealing, samplers, gflownets, bridges
 
 The oracle without noise is `fokker_planck`; closed forms are in `exact`.
 
@@ -23,7 +24,9 @@ and changes no configuration.
 """
 
 from thermojax import (
+    annealing as annealing,
     baths as baths,
+    bridges as bridges,
     distributions as distributions,
     dynamics as dynamics,
     escorting as escorting,
@@ -33,12 +36,15 @@ from thermojax import (
     functionals as functionals,
     generative as generative,
     geometry as geometry,
+    gflownets as gflownets,
     measures as measures,
     optimize as optimize,
     potentials as potentials,
     protocols as protocols,
+    samplers as samplers,
     steppers as steppers,
     switching as switching,
+    targets as targets,
     theorems as theorems,
 )
 from thermojax.distributions import equilibrium as equilibrium
