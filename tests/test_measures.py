@@ -5,6 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 from assertions import assert_estimate, assert_order, needs_x64, rounding
@@ -272,3 +273,12 @@ def test_what_cannot_be_done_is_said():
         coarse.forward(10, key=jr.key(0))
     with pytest.raises(ValueError, match="`ts` must increase strictly"):
         Diffusions(standard_normal(1), NOISING, DATA, NOISING, jnp.asarray([0.0, 0.0]))
+
+
+def test_an_unnormalised_prior_is_refused(monkeypatch):
+    # Without the tests' own check of types, as for a user.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    ts, prior = jnp.linspace(0.0, 1.0, 3), lambda x: -jnp.sum(x**2)
+    for make in (lambda: Diffusions(prior, NOISING, DATA, NOISING, ts), lambda: Tilted(prior, NOISING, NOISING, ts)):
+        with pytest.raises(TypeError, match="`initial` must be a normalised distribution that can be drawn from .*, got function"):
+            make()

@@ -15,7 +15,7 @@ from thermojax.annealing._kernels import AbstractKernel
 from thermojax.annealing._levels import as_schedule, FreeSchedule
 from thermojax.annealing._paths import AbstractPath, as_path
 from thermojax.distributions import AbstractDistribution
-from thermojax.measures import AbstractPair, draw, Unnormalised, Walks
+from thermojax.measures import AbstractPair, check_normalised, draw, Unnormalised, Walks
 
 
 class Annealing(AbstractPair):
@@ -39,6 +39,7 @@ class Annealing(AbstractPair):
     r"""Draws from $\gamma_1/Z$ for the reversed chain; the target of the path, if it has one, if omitted."""
 
     def __check_init__(self):
+        check_normalised(self.initial, "initial")
         require(self.moves >= 1, "moves", "be at least 1", self.moves)
 
     @property

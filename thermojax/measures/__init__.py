@@ -25,6 +25,7 @@ from thermojax.measures._diffusions import (
 )
 from thermojax.measures._pair import (
     AbstractPair as AbstractPair,
+    check_normalised as check_normalised,
     draw as draw,
     log_of as log_of,
     Unnormalised as Unnormalised,

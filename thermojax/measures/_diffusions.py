@@ -15,7 +15,7 @@ from thermojax.distributions import AbstractDistribution
 from thermojax.dynamics import AbstractDynamics
 from thermojax.ensemble import accumulate
 from thermojax.functionals import BackwardRatio, GirsanovRatio
-from thermojax.measures._pair import AbstractPair, draw, log_of, Unnormalised, Walks
+from thermojax.measures._pair import AbstractPair, check_normalised, draw, log_of, Unnormalised, Walks
 from thermojax.steppers import AbstractStepper
 from thermojax.switching import drive, equilibrium_at, reversed_experiment
 
@@ -44,6 +44,7 @@ class Diffusions(AbstractPair):
 
     def __check_init__(self):
         check_times(self.ts)
+        check_normalised(self.initial, "initial")
 
     @property
     def horizon(self) -> Scalar:
@@ -91,6 +92,9 @@ class Tilted(AbstractPair):
 
     def __check_init__(self):
         check_times(self.ts)
+        check_normalised(self.initial, "initial")
+        if self.reference_initial is not None:
+            check_normalised(self.reference_initial, "reference_initial")
 
     def forward(self, samples, *, key):
         start_key, noise_key = jr.split(key)

@@ -50,6 +50,13 @@ def log_of(density: Unnormalised) -> Callable[[Any], Array]:
     return density.log_prob if isinstance(density, AbstractDistribution) else density
 
 
+def check_normalised(density: Any, name: str) -> None:
+    """Raise ``TypeError`` unless a density is a distribution, drawn from and known with its normaliser."""
+    if not isinstance(density, AbstractDistribution):
+        kind = type(density).__name__
+        raise TypeError(f"`{name}` must be a normalised distribution that can be drawn from (see `distributions`), got {kind}.")
+
+
 def draw(density: Unnormalised, samples: int, *, name: str, key: Key) -> Any:
     """Independent states from a density.
 
