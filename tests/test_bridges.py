@@ -416,8 +416,8 @@ def test_learned_bridge_is_the_closed_form(key):
 
 @pytest.mark.slow
 def test_learned_bridge_between_mixtures_keeps_the_ends_and_costs_what_sinkhorn_says(key):
-    angles = jnp.arange(4) * jnp.pi / 2
-    ring = GaussianMixture(jnp.ones(4), 2 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], 1), jnp.full(4, 0.1))
+    angles = np.arange(4) * np.pi / 2
+    ring = GaussianMixture(jnp.ones(4), 2 * np.stack([np.cos(angles), np.sin(angles)], 1), np.full(4, 0.1))
     last = GaussianMixture(jnp.ones(2), jnp.array([[-1.0, 0.0], [1.0, 0.5]]), jnp.full(2, 0.15))
     first_key, last_key, fit_key, pair_key, test_key = jr.split(key, 5)
     reference, ts = Brownian(1.0), jnp.linspace(0.0, 1.0, 41)

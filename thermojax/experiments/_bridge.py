@@ -160,6 +160,14 @@ def _judge(results, learned, static, exact, value, ends, ts, p, key):
             else f", and {results.estimates['exact_to_reference'].value:.3f} at this time step."
         )
     )
+    own = mean(walks.log_ratios)
+    gap, error = float(own.value - value.value), float(jnp.hypot(own.stderr, value.stderr))
+    if exact is None and abs(gap) > 4 * error:
+        both = results.estimates["directions"].value
+        results.conclusions.append(
+            f"These differ by {gap:+.3f}, more than their errors: the networks have not found the bridge. "
+            f"Their two directions are {both:.2f} nats apart."
+        )
     if exact is not None:
         found = results.estimates["learned_to_exact"]
         results.conclusions.append(f"Its path KL to the closed form is {found.value:.4f} ± {found.stderr:.4f} nats.")
