@@ -97,4 +97,6 @@ def controlled(
         return OverdampedSampler(target, network, wide(mean), jnp.log(scales), log_steps, tempering, base=base, side=side)
     # Velocities forget themselves over a tenth of the way.
     log_damping = jnp.full(steps, jnp.log(10.0 / max(steps, 10)))
-    return UnderdampedSampler(target, network, wide(mean), jnp.log(scales), log_steps, tempering, log_damping, base=base, side=side)
+    return UnderdampedSampler(
+        target, network, wide(mean), jnp.log(scales), log_steps, tempering, log_damping=log_damping, base=base, side=side
+    )
