@@ -158,7 +158,7 @@ def test_the_reversal_turns_the_escort_round(key):
         assert_estimate(free_energy_change(unturned, backward), delta)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("dynamics", "dim", "order"), [(TILTING, 2, 1), (Overdamped(Harmonic(), Ramp(0.0, 2.0)), 1, 2)])
 def test_the_spread_of_the_best_escort_falls_with_the_step(key, dynamics, dim, order):
     escorted = counterdiabatic(dynamics, dim=dim)
@@ -195,7 +195,7 @@ def test_a_jump_is_not_escorted(key):
     assert mean(following).value < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_a_learned_flow_lowers_the_dissipation_and_the_errors_of_the_free_energy(key):
     ts, delta = jnp.linspace(0.0, 1.0, 41), float(PULLED_DELTA())

@@ -159,7 +159,7 @@ def test_importance_weights_undo_the_wrong_sampling(key):
         assert_estimate(bar(work, reverse, beta=1.0, weights=(1 / weights, None)), 3.0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_error_bars_of_weighted_samples_cover_the_truth(key):
     def one(key):
@@ -176,7 +176,7 @@ def test_error_bars_of_weighted_samples_cover_the_truth(key):
     assert jnp.all((covered > 0.92) & (covered < 0.97)), covered
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_repeated_samples_with_their_inefficiency_are_worth_the_originals():
     forward, backward = doctest_samples()
     again = lambda values: jnp.repeat(values, 4)
@@ -239,7 +239,7 @@ def test_bootstrap_agrees_with_the_formulas(key):
     assert hosted.stderr == pytest.approx(float(plain.stderr), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_blocks_keep_the_correlations_that_single_samples_lose(key):
     chain = autoregression(key, 0.9, (1, 20_000))[0]
     exact = np.sqrt(19 / 20_000)

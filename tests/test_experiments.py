@@ -43,7 +43,7 @@ def erasure():
     return run("bit-erasure", steps=2000, iterations=100, batch=200, samples=4000, cells=200, tau=2.0, knots=8)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_erasure_costs_more_than_landauer_and_the_fokker_planck_equation_agrees(erasure):
     for name in ("hand", "found"):
         work, error = erasure.estimates[f"work_{name}"], erasure.estimates[f"error_{name}"]

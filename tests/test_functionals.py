@@ -325,7 +325,7 @@ def test_actions_of_a_path_and_its_reversal_differ_by_the_entropy_of_the_medium(
         assert_order(gaps, [1 / 25, 1 / 100, 1 / 400], 0.5, band=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_stochastic_integrals_change_convention_as_they_should(key):
     dynamics, field = SYSTEMS["cooled, pushed, wavy"], lambda t, x: (1 + t) * jnp.sin(2 * x)

@@ -506,7 +506,7 @@ def test_denoising_rate_is_zero_for_the_score_of_one_point():
     assert close(denoising_rate(OU, lambda t, x: jnp.zeros_like(x), t, point, z), expected, steps=10)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_lowers_the_loss(key):
     keys = jr.split(key, 5)
     # Two faces, far apart: not Gaussian.

@@ -172,7 +172,7 @@ def test_a_bistable_landscape_is_crossed_at_the_tabulated_work():
     assert optimal.excess_work / 10.0 == pytest.approx(0.470764, rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 def test_geodesic_of_a_trap_by_quadrature_turns_back_at_the_end_of_its_domain():
     # The search steps to negative stiffness, where there is no equilibrium and the metric is nan.

@@ -58,7 +58,7 @@ def test_terms_add_up_to_the_bound_of_the_chain(key, kind):
             assert_estimate(found.bound, wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_terms_have_the_mean_of_the_bound_along_paths_and_less_spread(key):
     # One datum, so that all spread is that of the noise.
     kind = "euler"
@@ -110,7 +110,7 @@ def check_signal(steps, ts):
     assert close(steps, -0.5 * np.diff(ratio), steps=50)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_ancestral_step_costs_the_loss_of_signal_to_noise():
     # The guess is wrong by one for data that are +-1: KL = (SNR(t0) - SNR(t1)) / 2, without any spread.
     found = blind_terms(1.0, TS)

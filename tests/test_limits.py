@@ -245,7 +245,7 @@ def test_every_way_to_the_divergence_has_the_same_mean(key):
     assert errors["exact"] < min(errors["denoising"], errors["stein"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_exact_score_in_sixteen_dimensions_closes_the_gap(key):
     mean_key, data_key, limits_key = jr.split(key, 3)
     truth = GaussianMixture(jnp.ones(3), jr.normal(mean_key, (3, 16)), jnp.array([0.3, 0.5, 0.8]))

@@ -413,7 +413,7 @@ class Steered(AbstractDynamics):
         return jnp.ones((), t.dtype)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_x64
 @pytest.mark.parametrize("gradient", ["pathwise", "likelihood-ratio", "log-variance"])
 def test_gradients_of_a_path_divergence_are_those_of_the_density(key, gradient):
@@ -509,7 +509,7 @@ def test_descent_from_the_ramp_finds_the_jumps(key, objective):
     assert found.stopped == "steps"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_optimiser_pushes_a_loss_below_its_bound_by_exploiting_the_step(key):
     # Driven hard: few and large steps, a large rate, the same noise in every step of the descent.
     hard = {"rate": 0.5, "steps": 300, "noise": "common"}

@@ -157,7 +157,7 @@ def test_reversal_with_the_wrong_clock_is_seen(key):
         assert_estimate(free_energy_change(forward, wrong), np.log(2.0))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_steppers_without_density_measure_the_protocol_work(key):
     forward, backward = wavy_experiment(Diffrax(diffrax.ShARK()), key, steps=100, samples=5000)
     assert forward.total_work is None

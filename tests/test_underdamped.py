@@ -114,7 +114,7 @@ def test_check_of_the_integral_fluctuation_theorem_can_fail(wrong):
     assert not abs(fluctuation_integral("BAOAB", ratio=wrong, step=0.1 * PERIOD) - 1) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("word", ALL)
 def test_bar_of_the_total_work_finds_the_free_energy_at_a_step_of_a_third_of_the_period(key, word):
     # A switched well: two standard deviations of displacement and an offset of one k_BT.
