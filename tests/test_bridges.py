@@ -384,6 +384,7 @@ def test_the_loss_is_least_at_the_guides_of_the_bridge(key):
         check(eqx.tree_at(lambda joint: joint.covariance, exact.coupling, blocks * exact.coupling.covariance))
 
 
+@pytest.mark.slow
 def test_the_first_projection_lies_between_the_bridge_and_independent_ends(key):
     exact, seen = bridge_of("Brownian"), []
     ts = jnp.linspace(0.0, 1.5, 31)
@@ -414,7 +415,7 @@ def test_learned_bridge_is_the_closed_form(key):
     assert float(mean(learned.against(other.dynamics, ts).forward(2000, key=test_key).log_ratios).value) > 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_learned_bridge_between_mixtures_keeps_the_ends_and_costs_what_sinkhorn_says(key):
     angles = np.arange(4) * np.pi / 2
     ring = GaussianMixture(jnp.ones(4), 2 * np.stack([np.cos(angles), np.sin(angles)], 1), np.full(4, 0.1))

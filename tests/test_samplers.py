@@ -65,7 +65,9 @@ def sampler_of(name, *, inertia=False, steps=8, target=TARGET, seed=0):
 
 def check_unbiased(name, key, *, inertia, steps, backward=True):
     target = Lifted(TARGET, jnp.asarray(0.6))
-    found = assess(scrambled(sampler_of(name, inertia=inertia, steps=steps, target=target)), 10_000, backward=backward, key=key)
+    # Controls that depend on the velocity feed themselves: many steps bear only weak random ones.
+    sampler = scrambled(sampler_of(name, inertia=inertia, steps=steps, target=target), min(0.3, 2.4 / steps))
+    found = assess(sampler, 10_000, backward=backward, key=key)
     estimate = found.best
     assert estimate.trustworthy
     assert_estimate(estimate, 0.6)
@@ -73,8 +75,8 @@ def check_unbiased(name, key, *, inertia, steps, backward=True):
     assert not backward or found.eubo.value > 0.6
 
 
-# One of each base and of each way to control; all of them are among the slow tests.
-@pytest.mark.parametrize(("name", "inertia"), [("cmcd", True), ("dds", False), ("dis", False), ("pis", False), ("gbs", True)])
+# All of them are among the slow tests.
+@pytest.mark.parametrize(("name", "inertia"), [("cmcd", True), ("dis", False), ("pis", False)])
 def test_untrained_samplers_are_unbiased_with_few_steps(key, name, inertia):
     check_unbiased(name, key, inertia=inertia, steps=3)
 
@@ -203,7 +205,7 @@ class TestLosses:
         assert abs(ReverseKL(10)(at_rest(), key) + 0.3) < rounding(100.0)
 
     @needs_x64
-    @pytest.mark.parametrize("inertia", [False, True])
+    @pytest.mark.parametrize("inertia", [False, pytest.param(True, marks=pytest.mark.slow)])
     def test_gradient_of_the_reverse_divergence_by_finite_differences(self, key, inertia):
         # Along one direction in everything that is learned.
         sampler, loss = scrambled(sampler_of("cmcd", inertia=inertia, steps=4)), ReverseKL(16)
@@ -220,7 +222,7 @@ class TestLosses:
         assert abs(difference) > 0.1
         assert abs(jax.jit(jax.grad(value))(0.0) - difference) < 1e-6 * (1 + abs(difference))
 
-    @pytest.mark.parametrize("inertia", [False, True])
+    @pytest.mark.parametrize("inertia", [pytest.param(False, marks=pytest.mark.slow), True])
     def test_log_variance_has_the_gradient_of_the_divergence(self, key, inertia):
         # On paths of P the gradient of half the log-variance is that of KL(P||Q) in expectation, for what moves P alone.
         sampler = dataclasses.replace(scrambled(sampler_of("cmcd", inertia=inertia, steps=3), 0.1), side="forward")
@@ -265,20 +267,21 @@ def test_a_step_backward_has_the_log_ratio_of_the_same_step_forward(key, inertia
 
 @pytest.mark.parametrize(
     "loss",
-    [ReverseKL(64), LogVariance(64), TrajectoryBalance(64), SubTrajectoryBalance(64), DetailedBalance(64)],
-    ids=lambda l: type(l).__name__,
+    [LogVariance, *(pytest.param(loss, marks=pytest.mark.slow) for loss in (ReverseKL, *BALANCES.values()) if loss is not LogVariance)],
+    ids=lambda loss: loss.__name__,
 )
 def test_training_brings_the_measures_together(key, loss):
     sampler = sampler_of("cmcd", steps=6)
     before = assess(sampler, 10_000, backward=True, log_z=0.0, key=key)
     with jax.numpy_dtype_promotion("standard"):
-        found = fit(loss, sampler, optimizer=optax.adam(0.01), steps=150, where=learned, average=0.9, key=key)
+        found = fit(loss(64), sampler, optimizer=optax.adam(0.01), steps=150, where=learned, average=0.9, key=key)
     after = assess(found.model, 10_000, backward=True, log_z=0.0, key=key)
     assert after.divergence.value < 0.6 * before.divergence.value
     assert after.reverse_divergence.value < before.reverse_divergence.value
     assert_estimate(after.log_z_both, 0.0)
 
 
+@pytest.mark.slow
 def test_replayed_states_are_those_of_the_target(key):
     # Resampled by their weights: moments of the target within their errors.
     sampler = sampler_of("ula", steps=6)
