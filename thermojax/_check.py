@@ -22,7 +22,8 @@ def ensure(value: T, good: Any, name: str, rule: str, got: Any) -> T:
     """Return `value` if `good` holds; the same sentence at once for known numbers, at run time for traced ones."""
     if isinstance(good, Tracer):
         return eqx.error_if(value, ~jnp.all(good), f"`{name}` must {rule}.")
-    if not np.all(good):
+    # NumPy's own, which compiles nothing.
+    if not np.all(np.asarray(good)):
         require(False, name, rule, _show(got))
     return value
 

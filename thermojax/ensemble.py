@@ -5,13 +5,19 @@ ensemble and the grid alone, so that the same call gives the same numbers and tw
 models and times are cast to it.
 
 With ``noise="antithetic"`` the second half of an ensemble sees minus the normals of the first: means of functions that are nearly linear
-in the noise vary less, and the two halves are no longer independent.
+in the noise vary less, and the two halves are no longer independent. Other noise is an `AbstractNoise`, for instance the quasi-random
+bridges of `thermojax.variance`: however it is made, every single path must see independent standard normals.
 
 Memory. `accumulate` keeps the current configurations and the running sums, whatever the number of steps. Reverse-mode differentiation
 stores configurations, sums and normals of every step and recomputes the rest; `segments` cuts the storage from ``len(ts)`` to about
 ``len(ts) / segments + segments`` steps for one more forward pass. Forward mode (`jax.jvp`, `jax.jacfwd`) stores nothing.
+
+Devices. Give `x0s` sharded along their first axis, ``jax.device_put(x0s, NamedSharding(mesh, PartitionSpec("sample")))`` with a
+`jax.sharding.Mesh`, whose axes are automatic: each device moves its own trajectories and draws their normals, results stay sharded, and
+JAX sums the gradient of a mean over the devices. Numbers are the same to rounding; `thermojax.streaming` keeps them to the bit.
 """
 
+import abc
 import functools as ft
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +31,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray as Key, PyTree
 
 from thermojax._array import cast, Scalar
-from thermojax._check import check_times, ensure, require
+from thermojax._check import check_times, ensure, library_of, require
+from thermojax._noise import normals
 from thermojax.dynamics import AbstractDynamics, Underdamped
 from thermojax.phase import check_states, first_of, Phase, position_of, State, States
 from thermojax.steppers import AbstractStepper, advance, EulerMaruyama, Splitting
@@ -49,6 +56,25 @@ class Step(NamedTuple):
         return self.stepper.clock_at(self.t0, self.t1)
 
 
+class AbstractNoise(eqx.Module):
+    """The normals of an ensemble, made step by step, where they are not simply drawn.
+
+    Every single path must see independent standard normals; the paths may depend on each other.
+    """
+
+    @abc.abstractmethod
+    def start(self, shape: tuple[int, int, int], steps: int, dtype: Any) -> PyTree:
+        """What is carried from step to step, before the first of `steps`; `shape` is ``(sample, normal, dim)``.
+
+        Raises:
+            ValueError: if this noise is not meant for such an ensemble.
+        """
+
+    @abc.abstractmethod
+    def draw(self, held: PyTree, k: Array, shape: tuple[int, int, int], steps: int, dtype: Any, *, key: Key) -> tuple[Array, PyTree]:
+        """The normals of step `k`, shape `shape`, and what is carried on; `key` is that of the whole ensemble."""
+
+
 Functional = Callable[[Step], Array]
 NOISES = ("independent", "antithetic")
 
@@ -60,7 +86,7 @@ def simulate(
     *,
     substeps: int = 1,
     stepper: AbstractStepper | None = None,
-    noise: str = "independent",
+    noise: str | AbstractNoise = "independent",
     key: Key,
 ) -> Float[Array, "time sample dim"] | Phase:
     """Trajectories of independent particles at the times `ts`.
@@ -71,7 +97,8 @@ def simulate(
         ts: Strictly increasing times at which the configurations are returned, shape ``(time,)``.
         substeps: Equal steps between two of these times.
         stepper: One-step kernel; if omitted, `EulerMaruyama`, or for underdamped dynamics the `Splitting` "BAOAB".
-        noise: "independent", or "antithetic" for an even number of particles whose second half sees minus the noise of the first.
+        noise: "independent", or "antithetic" for an even number of particles whose second half sees minus the noise of the first;
+            or an `AbstractNoise`.
         key: Random key of the whole ensemble; step k draws from ``fold_in(key, k)``.
 
     Returns:
@@ -93,7 +120,7 @@ def accumulate(
     *,
     stepper: AbstractStepper | None = None,
     segments: int = 1,
-    noise: str = "independent",
+    noise: str | AbstractNoise = "independent",
     key: Key,
 ) -> tuple[States, PyTree[Float[Array, "sample ..."]]]:
     """Final states, and the sum of each functional along each path, in memory independent of ``len(ts)``.
@@ -117,6 +144,33 @@ def accumulate(
     require(segments >= 1, "segments", "be at least 1", segments)
     stepper, dynamics, x0s, ts = _prepare(stepper, dynamics, x0s, ts, noise)
     return _accumulate(functionals, stepper, dynamics, x0s, ts, segments, noise, key)
+
+
+def prepare(
+    dynamics: Any, x0s: Any, ts: Any, *, stepper: AbstractStepper | None = None, noise: str | AbstractNoise = "independent"
+) -> tuple[AbstractStepper, Any, States, Float[Array, " time"]]:
+    """Stepper, dynamics, states and times as `accumulate` uses them: checked, and in the precision of the states.
+
+    Raises:
+        TypeError, ValueError: what `accumulate` raises.
+    """
+    return _prepare(stepper, dynamics, x0s, ts, noise)
+
+
+def accumulate_prepared(
+    functionals: PyTree[Functional],
+    stepper: AbstractStepper,
+    dynamics: Any,
+    x0s: States,
+    ts: Float[Array, " time"],
+    *,
+    noise: str = "independent",
+    key: Key,
+) -> tuple[States, PyTree[Float[Array, "sample ..."]]]:
+    """`accumulate` of what `prepare` has returned, without looking at it again: for many calls in compiled code, since a check there makes
+    a device wait for the host.
+    """
+    return _accumulate(functionals, stepper, dynamics, x0s, ts, 1, noise, key)
 
 
 def along(
@@ -150,43 +204,67 @@ def _normals(stepper, xs, key, noise):
     """The noise of one step of a block of particles, drawn at once."""
     count, dim = position_of(xs).shape
     drawn = count if noise == "independent" else count // 2
-    zs = jr.normal(key, (drawn, stepper.normals, dim), position_of(xs).dtype)
-    return checkpoint_name(zs if noise == "independent" else jnp.concatenate([zs, -zs]), "normals")
+    shape, dtype = (drawn, stepper.normals, dim), position_of(xs).dtype
+    zs = normals(key, shape, dtype)
+    if noise == "antithetic":
+        # A product with both signs, which compiles to one fast loop; two arrays joined took five times as long.
+        zs = (jnp.asarray([1.0, -1.0], dtype)[:, None, None, None] * zs[None]).reshape(count, *shape[1:])
+    return checkpoint_name(zs, "normals")
+
+
+def _noise_of(noise, stepper, x0s, steps, key):
+    """What `noise` carries at first, and the function that makes the normals of a step and what is carried on."""
+    if not isinstance(noise, AbstractNoise):
+        return None, lambda held, xs, k, step_key: (_normals(stepper, xs, step_key, noise), held)
+    shape, dtype = (position_of(x0s).shape[0], stepper.normals, position_of(x0s).shape[1]), position_of(x0s).dtype
+
+    def draw(held, xs, k, step_key):
+        zs, held = noise.draw(held, k, shape, steps, dtype, key=key)
+        return checkpoint_name(zs, "normals"), held
+
+    return noise.start(shape, steps, dtype), draw
 
 
 def _prepare(stepper, dynamics, x0s, ts, noise):
     """Everything checked and in one precision."""
     x0s = check_states(x0s)
-    require(noise in NOISES, "noise", "be 'independent' or 'antithetic'", repr(noise))
+    known = isinstance(noise, AbstractNoise) or noise in NOISES
+    require(known, "noise", "be 'independent' or 'antithetic'", repr(noise))
     count = position_of(x0s).shape[0]
-    require(noise == "independent" or count % 2 == 0, "x0s", "hold an even number of states for antithetic noise", count)
+    antithetic = isinstance(noise, str) and noise == "antithetic"
+    require(not antithetic or count % 2 == 0, "x0s", "hold an even number of states for antithetic noise", count)
     dtype = position_of(x0s).dtype
     ts = check_times(ts, dtype)
     stepper, dynamics = cast((stepper_for(dynamics) if stepper is None else stepper, dynamics), dtype)
     bath = getattr(dynamics, "bath", None)
     if bath is not None:
         betas = jax.vmap(bath)(ts)
-        ts = ensure(ts, jnp.isfinite(1.0 / betas) & (betas > 0), "bath", "return a positive beta at every time", betas)
+        # Infinity is a bath without noise; what is smaller than this has no finite temperature.
+        good = library_of(betas).asarray(betas) >= float(jnp.finfo(dtype).tiny)
+        ts = ensure(ts, good, "bath", "return a positive beta at every time", betas)
     mobility = getattr(dynamics, "mobility", None)
     if mobility is not None:
         mobilities = jax.vmap(mobility)(ts)
-        ts = ensure(ts, jnp.isfinite(mobilities) & (mobilities > 0), "mobility", "be positive", mobilities)
+        known = library_of(mobilities).asarray(mobilities)
+        ts = ensure(ts, (known > 0) & (known < float("inf")), "mobility", "be positive", mobilities)
     return stepper, dynamics, stepper.check(dynamics, ts, x0s), ts
 
 
 @eqx.filter_jit
 def _simulate(stepper, dynamics, x0s, ts, substeps, noise, key):
-    def move(xs, inputs):
-        t0, t1, step_key = inputs
-        return jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, _normals(stepper, xs, step_key, noise)), None
-
-    def interval(xs, inputs):
-        xs, _ = lax.scan(_sparing(move), xs, inputs)
-        return xs, xs
-
     fine = refine(ts, substeps)
-    steps = (fine[:-1], fine[1:], _step_keys(key, fine))
-    _, later = lax.scan(interval, x0s, jax.tree.map(lambda a: a.reshape(-1, substeps), steps))
+    held, draw = _noise_of(noise, stepper, x0s, fine.shape[0] - 1, key)
+
+    def move(carry, inputs):
+        (xs, held), (t0, t1, step_key, k) = carry, inputs
+        zs, held = draw(held, xs, k, step_key)
+        return (jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, zs), held), None
+
+    def interval(carry, inputs):
+        carry, _ = lax.scan(_sparing(move), carry, inputs)
+        return carry, carry[0]
+
+    _, later = lax.scan(interval, (x0s, held), jax.tree.map(lambda a: a.reshape(-1, substeps), _steps(key, fine)))
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x0s, later)
 
 
@@ -197,21 +275,20 @@ def _accumulate(functionals, stepper, dynamics, x0s, ts, segments, noise, key):
         return jax.tree.map(lambda functional: functional(step), functionals, is_leaf=callable)
 
     def move(carry, inputs):
-        xs, totals = carry
-        t0, t1, step_key = inputs
-        zs = _normals(stepper, xs, step_key, noise)
+        (xs, totals, held), (t0, t1, step_key, k) = carry, inputs
+        zs, held = draw(held, xs, k, step_key)
         ys = jax.vmap(ft.partial(advance, stepper, dynamics, t0, t1))(xs, zs)
         gains = jax.vmap(ft.partial(increments, t0, t1))(xs, ys, zs)
-        return (ys, jax.tree.map(jnp.add, totals, gains)), None
+        return (ys, jax.tree.map(jnp.add, totals, gains), held), None
 
+    held, draw = _noise_of(noise, stepper, x0s, ts.shape[0] - 1, key)
     move = _sparing(move)
     normals = jax.ShapeDtypeStruct((stepper.normals, position_of(x0s).shape[1]), position_of(x0s).dtype)
     x0 = first_of(x0s)
     one = jax.eval_shape(ft.partial(increments, ts[0], ts[1]), x0, x0, normals)
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct((position_of(x0s).shape[0], *s.shape), s.dtype), one)
-    carry = (x0s, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
-    steps = (ts[:-1], ts[1:], _step_keys(key, ts))
-    return _scan_in_segments(move, carry, steps, segments)
+    carry = (x0s, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), held)
+    return _scan_in_segments(move, carry, _steps(key, ts), segments)[:2]
 
 
 def _sparing(move):
@@ -223,19 +300,18 @@ def _sparing(move):
     return jax.checkpoint(move, prevent_cse=False, policy=policy)
 
 
-def _step_keys(key, ts):
-    return jax.vmap(ft.partial(jr.fold_in, key))(jnp.arange(ts.shape[0] - 1))
-
-
-# Two steps in each turn of the loop: 8 % faster on a quartic trap; four cost the gradient more than they save.
-_UNROLL = 2
+def _steps(key, ts):
+    """Both ends, key and number of every step."""
+    ks = jnp.arange(ts.shape[0] - 1)
+    return ts[:-1], ts[1:], jax.vmap(ft.partial(jr.fold_in, key))(ks), ks
 
 
 def _scan_in_segments(move, carry, inputs, segments):
     """A scan whose backward pass recomputes one segment after the other; the last few steps form one of their own."""
     length = inputs[0].shape[0]
     if segments == 1:
-        return lax.scan(move, carry, inputs, unroll=_UNROLL)[0]
+        # One step in each turn of the loop: two would win 5 % and cost the gradient 40 %.
+        return lax.scan(move, carry, inputs)[0]
     size = -(-length // segments)
     whole = length // size
 

@@ -19,7 +19,12 @@ from thermojax.estimators._bar import bar as bar
 from thermojax.estimators._crossing import crossing as crossing
 from thermojax.estimators._cumulants import cumulants as cumulants
 from thermojax.estimators._estimate import Estimate as Estimate
-from thermojax.estimators._health import MAX_TAIL_INDEX as MAX_TAIL_INDEX, MIN_ESS as MIN_ESS, tail_index as tail_index
+from thermojax.estimators._health import (
+    MAX_TAIL_INDEX as MAX_TAIL_INDEX,
+    MIN_ESS as MIN_ESS,
+    summarise as summarise,
+    tail_index as tail_index,
+)
 from thermojax.estimators._series import bootstrap as bootstrap, statistical_inefficiency as statistical_inefficiency
 from thermojax.estimators._states import mbar as mbar, thermodynamic_integration as thermodynamic_integration
 from thermojax.estimators._trust import Trust as Trust, trust as trust

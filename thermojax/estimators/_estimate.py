@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import as_scalar, Scalar
@@ -59,7 +60,7 @@ def samples(values: Any, name: str, *, weights: Any = None, inefficiency: Any = 
     require(values.ndim == 1 and values.shape[0] >= 2, name, "be a vector of at least two samples", f"shape {values.shape}")
     rule = f"be one number for each sample of `{name}`, not negative and not all zero"
     if weights is None:
-        weights = jnp.ones_like(values)
+        weights = jnp.asarray(np.ones(values.shape, values.dtype))
     else:
         weights = as_floating(weights, "weights").astype(values.dtype)
         require(weights.shape == values.shape, "weights", rule, f"shape {weights.shape}")
@@ -71,7 +72,9 @@ def samples(values: Any, name: str, *, weights: Any = None, inefficiency: Any = 
     xp = library_of(g)
     g = ensure(g, xp.isfinite(g) & (xp.asarray(g) >= 1), "inefficiency", "be at least one", g)
     values, weights, count = _masked(values, weights)
-    values = ensure(values, count >= 2, name, "hold at least two finite samples", f"{values.shape[0]} of which too few are")
+    values = ensure(
+        values, library_of(count).asarray(count) >= 2, name, "hold at least two finite samples", f"{values.shape[0]} of which too few are"
+    )
     return Samples(values, weights, count, g)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import Scalar
 
@@ -80,8 +80,13 @@ class Health(NamedTuple):
 
     def sound(self) -> Array:
         """Whether the average and its error bar may be believed."""
-        checks = list(self.criteria().values())
-        return jnp.all(jnp.stack(checks), axis=0)
+        return _all_hold(self)
+
+
+# Twenty small operations: compiled one by one they would take longer than all else in a first estimate.
+@jax.jit
+def _all_hold(health):
+    return jnp.all(jnp.stack(list(health.criteria().values())), axis=0)
 
 
 @jax.jit
@@ -111,13 +116,51 @@ def examine(logs: Array, used: Array, count: Scalar, inefficiency: Scalar) -> He
         ess=ess,
         tail_index=index,
         skewness=skewness,
-        bias=_bias(lax.stop_gradient(weights), lax.stop_gradient(used)),
+        bias=_bias(*_groups(lax.stop_gradient(weights), lax.stop_gradient(used))),
         stderr=stderr,
         spread=_spread(ranked),
-        light=index + 2.0 / max(1.0, min(ranked.shape[0] // 5, _RANKS)) ** 0.5 < 0.25,
+        light=_is_light(index, ranked),
         independent=count / inefficiency,
         excluded=logs.shape[0] - count,
     )
+
+
+def summarise(
+    count: ArrayLike,
+    excluded: ArrayLike,
+    second: ArrayLike,
+    third: ArrayLike,
+    groups: tuple[Float[Array, " group"], Float[Array, " group"]],
+    log_weights: Float[Array, " sample"],
+) -> Health:
+    r"""The health of an average over samples that are not held: of their weights, of mean one, the sums that were kept.
+
+    Args:
+        count: Samples used.
+        excluded: Samples left out.
+        second: $\sum_i (w_i - 1)^2$.
+        third: $\sum_i (w_i - 1)^3$.
+        groups: Sums of the weights of twenty or fewer groups of samples, and the samples in each.
+        log_weights: Logarithms of the weights of some of the samples, evenly chosen.
+    """
+    ranked = _descending(log_weights)
+    index = _index(ranked)
+    count, second = jnp.asarray(count, ranked.dtype), jnp.asarray(second, ranked.dtype)
+    return Health(
+        ess=count**2 / (second + count),
+        tail_index=index,
+        skewness=jnp.asarray(third, ranked.dtype) / jnp.where(second > 0, second, 1.0) ** 1.5,
+        bias=_bias(*groups),
+        stderr=jnp.sqrt(second) / count,
+        spread=_spread(ranked),
+        light=_is_light(index, ranked),
+        independent=count,
+        excluded=jnp.asarray(excluded, ranked.dtype),
+    )
+
+
+def _is_light(index, ranked):
+    return index + 2.0 / max(1.0, min(ranked.shape[0] // 5, _RANKS)) ** 0.5 < 0.25
 
 
 def _descending(logs):
@@ -155,10 +198,15 @@ def _spread(ranked):
     return (middle - low) / _TENTH
 
 
-def _bias(weights, used):
-    """Quenouille's jackknife over blocks of successive samples."""
+def _groups(weights, used):
+    """Sums over blocks of successive samples."""
     blocks = min(_BLOCKS, weights.shape[0])
     pad = (0, -weights.shape[0] % blocks)
-    tops, bottoms = (jnp.sum(jnp.pad(a, pad).reshape(blocks, -1), axis=1) for a in (weights, used))
+    return tuple(jnp.sum(jnp.pad(a, pad).reshape(blocks, -1), axis=1) for a in (weights, used))
+
+
+def _bias(tops, bottoms):
+    """Quenouille's jackknife over groups of samples: sums of their weights, and of what they count."""
+    blocks = tops.shape[0]
     without = (jnp.sum(tops) - tops) / (jnp.sum(bottoms) - bottoms)
     return (blocks - 1) * (jnp.mean(-jnp.log(without)) + jnp.log(jnp.sum(tops) / jnp.sum(bottoms)))

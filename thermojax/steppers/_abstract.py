@@ -107,12 +107,11 @@ def check_shapes(dynamics: AbstractDynamics, ts: Float[Array, " time"], x0s: Sta
     """Return `x0s` if drift and noise of `dynamics` have the shapes of one of these states."""
     phase = isinstance(dynamics, Underdamped)
     require(isinstance(x0s, Phase) or not phase, "x0s", "be a `Phase` of positions and velocities for underdamped dynamics", "an array")
-    x0, dim = first_of(x0s), position_of(x0s).shape[1]
-    drift = jax.tree.map(jnp.shape, jax.eval_shape(dynamics.drift, ts[0], x0))
-    shapes = jax.tree.map(jnp.shape, x0)
+    dim = position_of(x0s).shape[1]
+    found = jax.eval_shape(lambda ts, xs: (dynamics.drift(ts[0], first_of(xs)), dynamics.noise(ts[0]), first_of(xs)), ts, x0s)
+    drift, noise, shapes = jax.tree.map(jnp.shape, found)
     require(drift == shapes, "dynamics", f"have a drift of shape {shapes}, like one of `x0s`", f"shape {drift}")
-    noise = jax.eval_shape(dynamics.noise, ts[0])
     rule = f"have one noise amplitude, or one per coordinate ({dim},)"
-    for leaf in jax.tree.leaves(noise):
-        require(leaf.shape in ((), (dim,)), "dynamics", rule, f"shape {leaf.shape}")
+    for shape in noise if isinstance(noise, Phase) else [noise]:
+        require(shape in ((), (dim,)), "dynamics", rule, f"shape {shape}")
     return x0s

@@ -114,7 +114,7 @@ class ExactLinear(AbstractGaussianStepper):
 
 def whiten(factor: Float[Array, "..."], x: Float[Array, " dim"]) -> Float[Array, " dim"]:
     r"""$L^{-1}x$ for a spread $L$ that is a number, one per coordinate, or a triangular matrix."""
-    return solve_triangular(factor, x, lower=True) if factor.ndim == 2 else x / factor
+    return solve_triangular(factor, x, lower=True) if factor.ndim == 2 else x * (1.0 / factor)
 
 
 def log_volume(factor: Float[Array, "..."], dim: int) -> Scalar:
