@@ -8,7 +8,7 @@ import pytest
 from assertions import assert_estimate, needs_x64, rounding
 from scipy.integrate import dblquad, quad
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 from thermojax import equilibrium, mean
 from thermojax.distributions import (
@@ -21,6 +21,7 @@ from thermojax.distributions import (
     SampledBoltzmann,
     standard_normal,
 )
+from thermojax.distributions._boltzmann import cells_at
 from thermojax.potentials import Breathing, DoubleWell, Harmonic, Polynomial, Tilt
 
 SHAPES = ("scalar", "diagonal", "full")
@@ -147,6 +148,7 @@ def check_sample(density, xs):
 
 
 @every_distribution
+@pytest.mark.slow
 def test_samples_have_the_right_mean_and_covariance(key, density):
     check_sample(density, jax.jit(lambda k: density.sample(20_000, key=k))(key))
 
@@ -496,3 +498,16 @@ def test_questions_without_an_answer_are_refused():
         equilibrium(lambda x, lam: x**2, 0.0)
     with pytest.raises(ValueError, match="call `gaussian_equilibrium` under `jit`, got a traced value"):
         jax.jit(lambda k: equilibrium(Harmonic(k), 0.0).mean)(1.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=needs_x64)])
+def test_draws_from_a_grid_reach_no_further_into_the_tails_than_their_number_says(dtype):
+    # A Gaussian on a grid that ends ten standard deviations out: level zero is no place so far out.
+    places = jnp.linspace(-10.0, 10.0, 4001, dtype=dtype)
+    eps = jnp.finfo(dtype).eps
+    for level in (0.0, float(eps), 1.0 - float(eps), 0.25, 0.5 - float(eps), 0.5, 0.9):
+        for finer in (0.25, 0.5, 0.75):
+            cell = cells_at(-0.5 * places**2, jnp.asarray([level], dtype), jnp.asarray([finer], dtype))
+            below = level + finer * float(eps)
+            expected = norm.ppf(below) if level < 0.5 else -norm.ppf((1.0 - level - float(eps)) + (1.0 - finer) * float(eps))
+            assert abs(float(places[cell[0]]) - expected) < 0.006 + 0.02 * (abs(expected) > 5)

@@ -22,7 +22,12 @@ from thermojax.distributions._gaussian import (
     GaussianMixture as GaussianMixture,
     standard_normal as standard_normal,
 )
-from thermojax.distributions._phase import MaxwellBoltzmann as MaxwellBoltzmann, phase_equilibrium as phase_equilibrium
+from thermojax.distributions._phase import (
+    centre_of as centre_of,
+    MaxwellBoltzmann as MaxwellBoltzmann,
+    phase_equilibrium as phase_equilibrium,
+    sample_in_pairs as sample_in_pairs,
+)
 from thermojax.distributions._transport import (
     nodes_on_line as nodes_on_line,
     squared_quantile_distance as squared_quantile_distance,

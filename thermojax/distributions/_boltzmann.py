@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float
 
 from thermojax._array import as_float, as_scalar, Scalar
-from thermojax._check import check_positive, ensure, require
+from thermojax._check import check_positive, ensure, library_of, require
 from thermojax.distributions._gaussian import AbstractDistribution, Gaussian
 from thermojax.potentials import energy, Potential
 
@@ -46,10 +46,9 @@ class GridBoltzmann(AbstractDistribution):
     def sample(self, n, *, key):
         cell_key, place_key = jr.split(key)
         weights = self._log_weights()
-        cumulative = jnp.cumsum(jnp.exp(weights - jnp.max(weights)))
-        cells = jnp.searchsorted(cumulative, cumulative[-1] * jr.uniform(cell_key, (n,), cumulative.dtype), side="right")
-        places = jr.uniform(place_key, (n, self.spacing.shape[0]), cumulative.dtype, minval=-0.5, maxval=0.5)
-        return self.centres[jnp.minimum(cells, weights.shape[0] - 1)] + jax.vmap(lambda u: u * self.spacing)(places)
+        levels, finer = jr.uniform(cell_key, (n,), weights.dtype), jr.uniform(jr.fold_in(cell_key, 1), (n,), weights.dtype)
+        places = jr.uniform(place_key, (n, self.spacing.shape[0]), weights.dtype, minval=-0.5, maxval=0.5)
+        return self.centres[cells_at(weights, levels, finer)] + jax.vmap(lambda u: u * self.spacing)(places)
 
     def log_prob(self, x):
         return -self.beta * energy(self.potential, x, self.lam) - self.log_z
@@ -60,6 +59,25 @@ class GridBoltzmann(AbstractDistribution):
     def _log_weights(self):
         logs = -self.beta * jax.vmap(lambda x: energy(self.potential, x, self.lam))(self.centres)
         return jnp.where(jnp.isfinite(logs), logs, -jnp.inf)
+
+
+def cells_at(log_weights: Array, levels: Array, finer: Array) -> Array:
+    """The cells in which the shares `levels` of the weight are reached, each level being a multiple of the spacing of numbers below one
+    and `finer` its place between two of them.
+
+    In single precision one of eight million levels is zero, which is not where the weights begin; and sums that approach one cannot tell
+    the cells of the upper tail apart. So the places between are filled, and the upper half is counted from its own end.
+    """
+    weights = jnp.exp(log_weights - jnp.max(log_weights))
+    eps = jnp.finfo(weights.dtype).eps
+    upper = levels >= 0.5
+    # Both are exact: the level, or what is left above it, and its place between two of them.
+    shares = jnp.where(upper, 1.0 - levels - eps, levels) + eps * jnp.where(upper, 1.0 - finer, finer)
+    from_below, from_above = jnp.cumsum(weights), jnp.cumsum(weights[::-1])
+    last = weights.shape[0] - 1
+    below = jnp.searchsorted(from_below, from_below[-1] * shares, side="right")
+    above = last - jnp.searchsorted(from_above, from_above[-1] * shares, side="right")
+    return jnp.clip(jnp.where(upper, above, below), 0, last)
 
 
 class SampledBoltzmann(AbstractDistribution):
@@ -149,7 +167,7 @@ def gaussian_equilibrium(potential: Potential, lam: ArrayLike, *, beta: ArrayLik
     """
     mean, covariance, smallest = _quadratic_fit(potential, as_float(lam), as_scalar(beta), dim)
     rule = "be normalisable as a Boltzmann weight (every eigenvalue of its Hessian positive)"
-    return Gaussian(mean, ensure(covariance, smallest > 0, "potential", rule, f"an eigenvalue {smallest}"))
+    return Gaussian(mean, ensure(covariance, library_of(smallest).asarray(smallest) > 0, "potential", rule, f"an eigenvalue {smallest}"))
 
 
 def grid_equilibrium(

@@ -1,16 +1,18 @@
 """Densities in phase space."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, PRNGKeyArray as Key
 
 from thermojax._array import as_float, as_scalar, Scalar
 from thermojax._check import check_positive
 from thermojax.distributions._boltzmann import equilibrium
-from thermojax.distributions._gaussian import AbstractDistribution
-from thermojax.phase import Phase
+from thermojax.distributions._gaussian import AbstractDistribution, Gaussian
+from thermojax.phase import Phase, State, States
 from thermojax.potentials import Potential
 
 
@@ -52,3 +54,22 @@ def phase_equilibrium(
         ValueError: if $e^{-\beta V}$ cannot be normalised, or parameters are traced.
     """
     return MaxwellBoltzmann(equilibrium(potential, lam, beta=beta, dim=dim), beta, mass)
+
+
+def sample_in_pairs(density: Any, n: int, *, key: Key) -> States:
+    """Draws of an even number of states, the second half mirror images of the first where the density has a centre of symmetry that we
+    know: a Gaussian, or one with Maxwell's velocities. Plain draws of any other density.
+    """
+    centre = centre_of(density)
+    if centre is None:
+        return density.sample(n, key=key)
+    half = density.sample(n // 2, key=key)
+    return jax.tree.map(lambda a, middle: jnp.concatenate([a, 2.0 * middle[None] - a]), half, centre)
+
+
+def centre_of(density: Any) -> State | None:
+    """The mean of a Gaussian, also of one with velocities; None of any other density."""
+    if isinstance(density, MaxwellBoltzmann) and isinstance(density.position, Gaussian):
+        mean = density.position.mean
+        return Phase(mean, jnp.zeros_like(mean))
+    return density.mean if isinstance(density, Gaussian) else None
