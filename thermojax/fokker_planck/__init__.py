@@ -17,6 +17,8 @@ at second order. The steps are the caller's, not adaptive: these laws need steps
 thousand cells take a tenth of a second, and the gradient costs about twice that. Where a density is rougher than a step can smooth (a
 spike narrower than $\sqrt{hD}$), no rational function of second order keeps it positive: let such a density start with short steps.
 
+Chains. `expected_sum` is the mean of any functional for the chain of a stepper at its own step size, in one dimension.
+
 Backwards. `feynman_kac` runs the transposed steps. All results are differentiable in potentials, protocols, baths and initial densities.
 
 References:
@@ -24,6 +26,7 @@ References:
     R. E. Bank et al., IEEE Trans. Electron Devices 32, 1992 (1985), for TR-BDF2. U. Seifert, Rep. Prog. Phys. 75, 126001 (2012), sec. 2.
 """
 
+from thermojax.fokker_planck._chain import expected_sum as expected_sum
 from thermojax.fokker_planck._evolve import (
     allowed as allowed,
     check_dynamics as check_dynamics,
