@@ -12,6 +12,8 @@ Data flows one way:
       -> ensemble: many trajectories, one scan       simulate, accumulate
       -> functionals: increments summed on the way   functionals
       -> estimators: numbers with error bars         mean, jarzynski, bar, exponential_mean, trust
+      -> less variance at the same law               variance
+      -> streaming: ensembles of any size, all devices   stream(Moments(), ...)
       -> theorems: residuals of the laws             theorems; switching.both_ways runs and reverses an experiment
       -> optimisation over any leaf of the model     optimize: MonteCarlo(Mean(work), ...), FokkerPlanck, fit
       -> pairs of path measures, read as samplers    measures: assess; targets, annealing, samplers, gflownets, bridges
@@ -43,9 +45,11 @@ from thermojax import (
     protocols as protocols,
     samplers as samplers,
     steppers as steppers,
+    streaming as streaming,
     switching as switching,
     targets as targets,
     theorems as theorems,
+    variance as variance,
 )
 from thermojax.distributions import equilibrium as equilibrium
 from thermojax.dynamics import Overdamped as Overdamped, Underdamped as Underdamped
@@ -67,4 +71,5 @@ from thermojax.steppers import (
     ExactLinear as ExactLinear,
     Splitting as Splitting,
 )
+from thermojax.streaming import stream as stream
 from thermojax.switching import both_ways as both_ways

@@ -8,6 +8,7 @@ Objectives are statistics of paths or of a density, and add up. Losses differ in
 differentiated; `terms` gives the terms of a sum one by one.
 """
 
+from thermojax.optimize._checkpoint import checkpoint_steps as checkpoint_steps
 from thermojax.optimize._final import (
     AbstractFinal as AbstractFinal,
     ErrorRate as ErrorRate,

@@ -1,6 +1,7 @@
 """Checkpoints of a descent: one file, a line of JSON that says what it is of and then the arrays, written all of it or nothing."""
 
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -28,11 +29,14 @@ def save(path: str | os.PathLike, track: Any, problem: dict[str, Any]) -> None:
     path = Path(path)
     header = {"thermojax": "fit", "problem": problem, "best_step": track.best_step, "stopped": track.stopped}
     header |= {"sizes": [track.history.size, track.validation.size]}
+    arrays = io.BytesIO()
+    eqx.tree_serialise_leaves(arrays, _arrays(track))
+    header["sha256"] = hashlib.sha256(arrays.getbuffer()).hexdigest()
     draft = path.with_name(f".{path.name}.draft")
     try:
         with open(draft, "wb") as file:
             file.write((json.dumps(header) + "\n").encode())
-            eqx.tree_serialise_leaves(file, _arrays(track))
+            file.write(arrays.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
@@ -51,27 +55,42 @@ def restore(path: str | os.PathLike, track: Any, problem: dict[str, Any]) -> Any
     require(path.parent.is_dir(), "checkpoint", "be in a folder that exists", path)
     if not path.exists():
         return track
-    with open(path, "rb") as file:
-        header = _header(file)
-        require(header.get("thermojax") == "fit", "checkpoint", "be a file that `fit` wrote", path)
-        _compare(header["problem"], json.loads(json.dumps(problem)), path)
-        sizes = zip((track.history, track.validation), header["sizes"], strict=True)
-        history, validation = (np.zeros(size, a.dtype) for a, size in sizes)
-        like = track._replace(history=history, validation=validation)
-        try:
-            arrays = eqx.tree_deserialise_leaves(file, _arrays(like))
-        except (RuntimeError, ValueError, EOFError, OSError) as error:
-            raise ValueError(f"`checkpoint` must be a whole file, got {path}.") from error
+    header, content = _read(path)
+    _compare(header["problem"], json.loads(json.dumps(problem)), path)
+    _check_whole(header, content, path)
+    sizes = zip((track.history, track.validation), header["sizes"], strict=True)
+    history, validation = (np.zeros(size, a.dtype) for a, size in sizes)
+    like = track._replace(history=history, validation=validation)
+    arrays = eqx.tree_deserialise_leaves(io.BytesIO(content), _arrays(like))
     descent, best, history, validation = jax.tree.map(_as_it_was, (track.descent, track.best, history, validation), arrays)
     return type(track)(descent, best, header["best_step"], history, validation, header["stopped"])
 
 
-def _header(file) -> dict[str, Any]:
+def checkpoint_steps(path: str | os.PathLike) -> tuple[int, int]:
+    """Steps that the descent of a checkpoint has made, and how many it was asked to make.
+
+    Raises:
+        ValueError: if the file is no checkpoint of `fit`, or damaged.
+    """
+    header, content = _read(Path(path))
+    _check_whole(header, content, path)
+    return header["sizes"][0], header["problem"]["steps"]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header and what follows it."""
+    line, _, content = path.read_bytes().partition(b"\n")
     try:
-        header = json.loads(file.readline())
+        header = json.loads(line)
     except ValueError:
-        return {}
-    return header if isinstance(header, dict) else {}
+        header = None
+    if not isinstance(header, dict) or header.get("thermojax") != "fit":
+        raise ValueError(f"`checkpoint` must be a file that `fit` wrote, got {path}.")
+    return header, content
+
+
+def _check_whole(header, content, path):
+    require(hashlib.sha256(content).hexdigest() == header.get("sha256"), "checkpoint", "be a whole file", path)
 
 
 def _compare(found, problem, path):

@@ -31,19 +31,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, PRNGKeyArray as Key
 
 from thermojax._array import as_float, cast, Scalar
 from thermojax._check import check_times, ensure, require
-from thermojax.distributions import AbstractDistribution, Gaussian, MaxwellBoltzmann
+from thermojax.distributions import AbstractDistribution, centre_of, sample_in_pairs
 from thermojax.dynamics import Underdamped
 from thermojax.ensemble import accumulate, Functional, NOISES, Step
 from thermojax.fokker_planck import Grid
 from thermojax.optimize._final import AbstractFinal
 from thermojax.optimize._objectives import AbstractObjective, is_path_divergence, leaves_of, Weighted
 from thermojax.optimize._paths import Flow, Paths
-from thermojax.phase import Phase, position_of, States
+from thermojax.phase import position_of
 from thermojax.steppers import AbstractStepper, log_density, with_density
 
 GRADIENTS = ("pathwise", "likelihood-ratio", "log-variance")
@@ -95,12 +97,18 @@ class MonteCarlo(AbstractLoss):
     O(1/n). For pathwise gradients only."""
     batches: int = eqx.field(static=True, default=1, kw_only=True)
     """The loss is the average over that many ensembles, one after the other, in the memory of one."""
+    devices: tuple[Any, ...] | None = eqx.field(static=True, default=None, kw_only=True)
+    """Devices that share the `batches` evenly and average values and gradients; if omitted, one does all of it. The ensembles are the same
+    on any number of devices, their averages to rounding."""
 
     def __check_init__(self):
         _check_objective(self.objective)
         check_grid(self.ts, self.clock)
         require(self.samples >= 2, "samples", "be at least 2", self.samples)
         require(self.batches >= 1, "batches", "be at least 1", self.batches)
+        if self.devices is not None:
+            count = len(self.devices)
+            require(count >= 1 and self.batches % count == 0, "batches", f"be a multiple of the number of devices, {count}", self.batches)
         require(self.gradient in GRADIENTS, "gradient", f"be one of {', '.join(GRADIENTS)}", repr(self.gradient))
         require(self.noise in NOISES, "noise", f"be one of {', '.join(NOISES)}", repr(self.noise))
         # The mean of the batch, their baseline, would know the noise of a path from its mirror image: a bias.
@@ -196,9 +204,21 @@ class _Attached(eqx.Module):
 def _terms(loss, dynamics, key):
     if loss.batches == 1:
         return _batch(loss, dynamics, key)
-    # Nothing of a batch is kept for the backward pass but its key.
-    batch = jax.checkpoint(lambda k: _batch(loss, dynamics, k), prevent_cse=False)
-    return jnp.mean(lax.map(batch, jr.split(key, loss.batches)), axis=0)
+    keys = jr.split(key, loss.batches)
+    arrays, rest = eqx.partition((loss, dynamics), eqx.is_array)
+
+    def share(keys, arrays):
+        # Nothing of a batch is kept for the backward pass but its key.
+        own, model = eqx.combine(arrays, rest)
+        batch = jax.checkpoint(lambda k: _batch(own, model, k), prevent_cse=False)
+        return lax.map(batch, keys)
+
+    if loss.devices is None:
+        return jnp.mean(share(keys, arrays), axis=0)
+
+    mesh = Mesh(np.array(loss.devices), ("batch",))
+    shared = jax.shard_map(share, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"), check_vma=False)
+    return jnp.mean(shared(keys, arrays), axis=0)
 
 
 def _batch(loss, dynamics, key):
@@ -207,8 +227,9 @@ def _batch(loss, dynamics, key):
     if initial is not loss.initial and loss.gradient == "pathwise":
         name = type(initial).__name__
         rule = "be Gaussian where it moves with the model, for pathwise gradients; take gradient='likelihood-ratio'"
-        require(_centre(initial) is not None, "initial", rule, name)
-    x0s = _start(initial, loss.samples, loss.noise, start_key)
+        require(centre_of(initial) is not None, "initial", rule, name)
+    antithetic = loss.noise == "antithetic"
+    x0s = sample_in_pairs(initial, loss.samples, key=start_key) if antithetic else initial.sample(loss.samples, key=start_key)
     dtype = position_of(x0s).dtype
     objective, dynamics, initial = cast((loss.objective, dynamics, initial), dtype)
     ts, stretch = loss.ts.astype(dtype), jnp.ones((), dtype)
@@ -281,23 +302,6 @@ def _held(tree):
 
 def _initial_of(initial, dynamics):
     return initial if isinstance(initial, AbstractDistribution) else initial(dynamics)
-
-
-def _start(initial, samples, noise, key) -> States:
-    """First states; in antithetic pairs if the density has a centre of symmetry that we know."""
-    centre = _centre(initial)
-    if noise == "independent" or centre is None:
-        return initial.sample(samples, key=key)
-    half = initial.sample(samples // 2, key=key)
-    return jax.tree.map(lambda a, middle: jnp.concatenate([a, 2.0 * middle[None] - a]), half, centre)
-
-
-def _centre(initial):
-    """The mean of a Gaussian; None of any other density."""
-    if isinstance(initial, MaxwellBoltzmann) and isinstance(initial.position, Gaussian):
-        mean = initial.position.mean
-        return Phase(mean, jnp.zeros_like(mean))
-    return initial.mean if isinstance(initial, Gaussian) else None
 
 
 def _check_objective(objective):
