@@ -11,6 +11,7 @@ References:
     to (11). S. Peluchetti, arXiv:2304.00917 (2023). A. Tong et al., arXiv:2307.03672 (2023), for the first coupling by entropic transport.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -216,6 +217,7 @@ def learn_bridge(
     learning_rate: float = 3e-3,
     width: int = 64,
     depth: int = 2,
+    checkpoint: str | os.PathLike | None = None,
     progress: Callable[[int], None] | None = None,
     key: Key,
 ) -> LearnedBridge:
@@ -238,6 +240,7 @@ def learn_bridge(
         learning_rate: The first step of Adam.
         width: Units of a hidden layer of the networks.
         depth: Their hidden layers.
+        checkpoint: A file, beside which the descent of each round keeps itself, as `optimize.fit` does: ``checkpoint.0`` and so on.
         progress: Called with the number of rounds made.
         key: Random key.
 
@@ -265,7 +268,8 @@ def learn_bridge(
         fit_key, noise_key, first_key, last_key, return_key = jr.split(jr.fold_in(key, k), 5)
         loss = BridgeMatching(reference, ts, ahead, back, batch)
         options = {"optimizer": optimizer, "steps": steps, "every": steps, "where": weights, "average": 0.99}
-        found = fit(loss, guides, key=fit_key, **options)
+        kept = None if checkpoint is None else f"{os.fspath(checkpoint)}.{k}"
+        found = fit(loss, guides, checkpoint=kept, key=fit_key, **options)
         guides = found.model
         history.append(found.history)
         forward, reverse = Guided(reference, guides.ahead), Reversed(reference, guides.back, t0 + t1)

@@ -13,9 +13,11 @@ from thermojax.experiments import (
     _moving_trap,
     _noise_schedule,
     _optimal_transport_of_a_trap,
+    _quartic_trap,
     _sample,
 )
 from thermojax.experiments._experiment import (
+    Arrays as Arrays,
     Experiment as Experiment,
     Parameters as Parameters,
     Picture as Picture,
@@ -23,11 +25,13 @@ from thermojax.experiments._experiment import (
     Quantity as Quantity,
     Results as Results,
     Silent as Silent,
+    stack as stack,
 )
 
 _MODULES = (
     _digits,
     _moving_trap,
+    _quartic_trap,
     _fluctuating_diffusion,
     _fluctuation_theorems,
     _bit_erasure,

@@ -152,7 +152,8 @@ def cross(barrier: float, p: BarrierCrossing, optimizer: optax.GradientTransform
             better = PiecewiseLinear.like(found[min(costs, key=lambda name: costs[name])], knots=p.knots)
             loss = FokkerPlanck(Mean(work), start, jnp.linspace(0.0, tau, p.descent_steps + 1), coarse)
             options = {"optimizer": optimizer, "steps": p.iterations, "every": p.iterations, "where": _knots, "key": jr.key(0)}
-            found["optimised"] = fit(loss, Overdamped(potential, better), **options).model.protocol
+            kept = progress.checkpoint(f"barrier {barrier:.6g}, duration {tau:.6g}")
+            found["optimised"] = fit(loss, Overdamped(potential, better), checkpoint=kept, **options).model.protocol
             costs["optimised"] = judge(found["optimised"], tau)
             protocols[tau], works[tau] = found, costs
             bounds[tau] = free_end(start, final, tau)

@@ -73,6 +73,7 @@ def run(parameters: BitErasure, key: jax.Array, progress: Progress) -> Results:
             optimizer=optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate)),
             steps=p.iterations,
             where=lambda d: d.protocol.knots,
+            checkpoint=progress.checkpoint("optimising both controls"),
             progress=lambda k, loss: done(k),
             key=fit_key,
         ).model.protocol

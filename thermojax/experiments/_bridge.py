@@ -67,7 +67,16 @@ def run(parameters: Bridge, key: jax.Array, progress: Progress) -> Results:
         settings = {"rounds": p.rounds, "steps": p.iterations, "batch": p.batch, "pool": p.pool, "width": p.width}
         rate = p.learning_rate
         learned = learn_bridge(
-            ends.initial, ends.final, reference, ts, pairs=pairs, learning_rate=rate, progress=done, key=fit_key, **settings
+            ends.initial,
+            ends.final,
+            reference,
+            ts,
+            pairs=pairs,
+            learning_rate=rate,
+            checkpoint=progress.checkpoint("learning the bridge"),
+            progress=done,
+            key=fit_key,
+            **settings,
         )
 
     results = Results()

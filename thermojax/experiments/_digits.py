@@ -32,8 +32,12 @@ from thermojax.optimize import fit
 from thermojax.plots import band, COLOURS, images, panels
 
 LEVELS, SHAPE, DIM = 17, (8, 8), 64
-# Grey levels become real by 13 nats below the noise; by -9 nothing of the data is left (terminal mismatch 1e-4 bits per dimension).
-NOISING = LogSnrLinear(13.0, -9.0)
+
+
+def noising() -> LogSnrLinear:
+    """The forward process: made when asked for, since it owns arrays."""
+    # Grey levels become real by 13 nats below the noise; by -9 nothing of the data is left (terminal mismatch 1e-4 bits per dimension).
+    return LogSnrLinear(13.0, -9.0)
 
 
 class Digits(Parameters):
@@ -92,7 +96,7 @@ def untrained(data: Images, width: int, depth: int, key: jax.Array) -> ScoreNetw
     covariance = (np.cov(data.train.T, bias=True) + np.eye(DIM) / 12) / data.scale**2
     counts = np.stack([(data.train == level).sum(axis=0) for level in range(LEVELS)], axis=1) + 0.1
     cells = Cells(data.standardise(np.zeros(DIM)), 1 / data.scale, np.log(counts / counts.sum(axis=1, keepdims=True)))
-    return ScoreNetwork(NOISING, Gaussian(np.zeros(DIM), covariance), SHAPE, cells=cells, width=width, depth=depth, dropout=0.0, key=key)
+    return ScoreNetwork(noising(), Gaussian(np.zeros(DIM), covariance), SHAPE, cells=cells, width=width, depth=depth, dropout=0.0, key=key)
 
 
 def train(data: Images, parameters: Digits, key: jax.Array, progress: Progress):
@@ -101,8 +105,10 @@ def train(data: Images, parameters: Digits, key: jax.Array, progress: Progress):
     network_key, fit_key, judge_key = jr.split(key, 3)
     # Most draws go where images are neither noise nor sharp: there the Gaussian fit is wrong, and there training has most to learn.
     snr = np.linspace(13.0, -9.0, 44)
-    loss = ScoreMatching(NOISING, data.standardise(data.train), 1 / data.scale, focus=0.1 + np.cosh((snr - 2) / 2.5) ** -2.0, batch=p.batch)
-    judge = ScoreMatching(NOISING, data.standardise(data.validation), 1 / data.scale, batch=2048)
+    loss = ScoreMatching(
+        noising(), data.standardise(data.train), 1 / data.scale, focus=0.1 + np.cosh((snr - 2) / 2.5) ** -2.0, batch=p.batch
+    )
+    judge = ScoreMatching(noising(), data.standardise(data.validation), 1 / data.scale, batch=2048)
     warm = min(100, max(1, p.iterations // 10))
     rate = optax.warmup_cosine_decay_schedule(0.0, p.learning_rate, warm, max(p.iterations, warm + 1), 0.02 * p.learning_rate)
     muon = optax.contrib.muon(rate, weight_decay=p.weight_decay, adam_b2=0.99, adam_weight_decay=0.0)
@@ -117,6 +123,7 @@ def train(data: Images, parameters: Digits, key: jax.Array, progress: Progress):
             validate=lambda score: judge(score, judge_key),
             every=min(100, p.iterations),
             patience=p.patience,
+            checkpoint=progress.checkpoint("training the score"),
             progress=lambda k, value: done(k),
             key=fit_key,
         )
@@ -137,7 +144,7 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
     with progress.stage("auditing the score"):
         found = audit(
             score,
-            NOISING,
+            noising(),
             unseen,
             trained_on=seen,
             levels=p.noise_levels,
@@ -149,16 +156,16 @@ def run(parameters: Digits, key: jax.Array, progress: Progress) -> Results:
     held, discrete = found.profile, found.budgets[-1].bound
     assert found.memorised is not None
     memorised, trained = found.memorised.total, found.memorised.seen
-    shrunk = NOISING.alpha(jnp.zeros(()))
-    shift = DIM * float(NOISING.log_alpha(jnp.zeros(())))
+    shrunk = noising().alpha(jnp.zeros(()))
+    shift = DIM * float(noising().log_alpha(jnp.zeros(())))
     with progress.stage("likelihood by the probability flow"):
-        flow = flow_log_prob(NOISING, score, shrunk * unseen, prior=prior, divergence="hutchinson", key=keys[3])
+        flow = flow_log_prob(noising(), score, shrunk * unseen, prior=prior, divergence="hutchinson", key=keys[3])
     few = unseen[: p.exact_images]
     with progress.stage("the same with the exact divergence"):
-        exact = jax.block_until_ready(flow_log_prob(NOISING, score, shrunk * few, prior=prior))
+        exact = jax.block_until_ready(flow_log_prob(noising(), score, shrunk * few, prior=prior))
     grid = jnp.linspace(0.0, 1.0, p.sampler_steps + 1)
     with progress.stage("generating images"):
-        drawn = sample_sde(NOISING, score, p.samples, grid, prior=prior, stepper=Ancestral(), key=keys[4]) / shrunk
+        drawn = sample_sde(noising(), score, p.samples, grid, prior=prior, stepper=Ancestral(), key=keys[4]) / shrunk
 
     results = Results()
     add = lambda name, estimate, meaning: results.add(
@@ -249,8 +256,8 @@ def _rows(drawn, held_out, data):
 
 def _per_level(found: NoiseProfile):
     """Log signal-to-noise ratio, path KL per unit of it in bits per dimension, and the error of that."""
-    unit = DIM * np.log(2) * float(NOISING.start - NOISING.stop)
-    return np.asarray(NOISING.log_snr(found.ts)), np.asarray(found.rates) / unit, np.asarray(found.rate_errors) / unit
+    unit = DIM * np.log(2) * float(noising().start - noising().stop)
+    return np.asarray(noising().log_snr(found.ts)), np.asarray(found.rates) / unit, np.asarray(found.rate_errors) / unit
 
 
 def _draw_dissipation(held, trained):
@@ -274,8 +281,8 @@ def _draw_steps(budgets):
     figure, (ax,) = panels()
     for terms, colour in zip(budgets, ("second", "first", "exact"), strict=True):
         steps = terms.steps.shape[0]
-        unit = DIM * np.log(2) * float(NOISING.start - NOISING.stop) / steps
-        snr = np.asarray(NOISING.log_snr(terms.ts - 0.5 * terms.widths))
+        unit = DIM * np.log(2) * float(noising().start - noising().stop) / steps
+        snr = np.asarray(noising().log_snr(terms.ts - 0.5 * terms.widths))
         cost = np.asarray(terms.gaps) / unit
         band(ax, snr, cost, np.asarray(terms.gap_errors) / unit, label=f"{steps} steps", colour=COLOURS[colour])
     ax.invert_xaxis()
@@ -286,8 +293,8 @@ def _draw_steps(budgets):
 
 def _draw_rates(limits):
     figure, (ax,) = panels()
-    snr = np.asarray(NOISING.log_snr(limits.ts))
-    unit = DIM * float(NOISING.start - NOISING.stop)
+    snr = np.asarray(noising().log_snr(limits.ts))
+    unit = DIM * float(noising().start - noising().stop)
     # Images near equilibrium exchange next to nothing: system and intrinsic rate all but coincide, so one is dashed.
     for name, colour, style in (("system", "first", "-"), ("exchange", "second", "-"), ("intrinsic", "exact", "--")):
         ax.plot(snr, np.asarray(getattr(limits, name).values) / unit, style, color=COLOURS[colour], label=name)

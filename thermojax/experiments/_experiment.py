@@ -1,10 +1,12 @@
 """What an experiment is: parameters that can be set, a run, and results that explain themselves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pydantic
 from jaxtyping import PRNGKeyArray as Key
 from matplotlib.figure import Figure
@@ -72,24 +74,55 @@ class Results:
         return sentence + (f"; not so: {', '.join(far)}." if far else ".")
 
 
+Arrays = Mapping[str, np.ndarray]
+
+
 @runtime_checkable
 class Progress(Protocol):
-    """Where a run tells how far it is."""
+    """Where a run tells how far it is, and keeps what it has, so that an interrupted run can go on."""
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """A stage of the run; the function it gives takes the number of steps done, of `total` if that is known."""
         ...
 
+    def blocks(self, title: str, count: int, make: Callable[[int], Arrays]) -> Arrays:
+        """The arrays of `count` blocks, stacked along a first axis ``block``.
+
+        Args:
+            title: What the blocks are; no two stages of a run may have the same.
+            count: How many there are.
+            make: Returns the named arrays of one block, the same names, shapes and types for each, as a function of its index alone:
+                blocks that an interrupted run has kept are not made again.
+        """
+        ...
+
+    def checkpoint(self, name: str) -> Path | None:
+        """A file where a descent may keep itself (`optimize.fit` takes it); None where nothing is kept."""
+        ...
+
 
 class Silent:
-    """A progress that nobody sees."""
+    """A progress that nobody sees and that keeps nothing."""
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """See `Progress.stage`."""
         del title, total
         yield lambda done: None
+
+    def blocks(self, title: str, count: int, make: Callable[[int], Arrays]) -> Arrays:
+        """See `Progress.blocks`."""
+        return stack([make(i) for i in range(count)])
+
+    def checkpoint(self, name: str) -> Path | None:
+        """See `Progress.checkpoint`."""
+        return None
+
+
+def stack(blocks: list[Arrays]) -> Arrays:
+    """Named arrays of blocks, stacked along a first axis."""
+    return {name: np.stack([np.asarray(block[name]) for block in blocks]) for name in blocks[0]}
 
 
 @dataclass(frozen=True)
@@ -100,3 +133,5 @@ class Experiment:
     summary: str
     parameters: type[Parameters]
     run: Callable[[Any, Key, Progress], Results]
+    sweep: Callable[[list[Any], Key, Progress], list[Results]] | None = None
+    """Runs many points of a sweep at once, each as `run` would with the same key; if there is none, they are run one by one."""

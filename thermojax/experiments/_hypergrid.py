@@ -76,10 +76,12 @@ def run(parameters: Hypergrid, key: jax.Array, progress: Progress) -> Results:
     problem = {"optimizer": balance_optimizer(steps, rate=p.learning_rate, log_z_rate=p.log_z_rate), "where": learned, "key": fit_key}
 
     with progress.stage("training", steps) as done:
-        found = fit(_loss(p), start, steps=steps, every=every, progress=lambda k, loss: done(k), **problem)
+        kept = progress.checkpoint("training")
+        found = fit(_loss(p), start, steps=steps, every=every, checkpoint=kept, progress=lambda k, loss: done(k), **problem)
     with progress.stage("training again, the same way, to watch the distance from the target", steps) as done:
         distance = lambda model: exactly(model, graph).l1
-        watched = fit(_loss(p), start, steps=steps, every=every, validate=distance, progress=lambda k, loss: done(k), **problem)
+        problem |= {"validate": distance, "checkpoint": progress.checkpoint("training, watched")}
+        watched = fit(_loss(p), start, steps=steps, every=every, progress=lambda k, loss: done(k), **problem)
     # Flow matching leaves the backward policy alone: the one to compare with is the reversal of the flow it found.
     trained = eqx.tree_at(lambda m: m.policy, found.model, FlowReversal(found.model)) if p.loss == "fm" else found.model
     works = {}

@@ -61,6 +61,7 @@ def run(parameters: MovingTrap, key: jax.Array, progress: Progress) -> Results:
             optimizer=optax.adam(rate),
             steps=p.iterations,
             where=lambda d: d.protocol.knots,
+            checkpoint=progress.checkpoint("optimising the protocol"),
             progress=lambda k, loss: done(k),
             key=fit_key,
         )

@@ -35,12 +35,6 @@ from thermojax.generative import (
 )
 from thermojax.plots import COLOURS, panels
 
-MIXTURES = {
-    "broad": GaussianMixture(np.ones(2), np.array([[1.0], [-1.0]]), np.full(2, 0.4)),
-    "narrow": GaussianMixture(np.array([0.8, 0.2]), np.array([[-1.0], [1.0]]), np.full(2, 0.02)),
-}
-# At 8 nats below the narrow components' width there is nothing left to denoise that matters; by -8 nothing of the data is left.
-NOISING = LogSnrLinear(8.0, -8.0)
 GRIDS = {
     "log_snr": "#9a9a9a",
     "cosine": "#5aae61",
@@ -51,6 +45,20 @@ GRIDS = {
     "optimised": "#1b6ca8",
 }
 VARIANCES = {"posterior": "the variance of DDPM", "optimal": "the variance of least cost"}
+
+
+def mixtures() -> dict[str, GaussianMixture]:
+    """Data in one dimension; made when asked for, since they own arrays."""
+    return {
+        "broad": GaussianMixture(np.ones(2), np.array([[1.0], [-1.0]]), np.full(2, 0.4)),
+        "narrow": GaussianMixture(np.array([0.8, 0.2]), np.array([[-1.0], [1.0]]), np.full(2, 0.02)),
+    }
+
+
+def noising() -> LogSnrLinear:
+    """The forward process of the mixtures."""
+    # At 8 nats below the narrow components' width there is nothing left to denoise that matters; by -8 nothing of the data is left.
+    return LogSnrLinear(8.0, -8.0)
 
 
 class NoiseSchedule(Parameters):
@@ -80,8 +88,8 @@ def run(parameters: NoiseSchedule, key: jax.Array, progress: Progress) -> Result
     p, results = parameters, Results()
     profiles, tables = {}, {}
     if p.data != "digits":
-        with progress.stage("mixtures, by quadrature", len(MIXTURES) * len(p.steps)) as done:
-            for k, (name, mixture) in enumerate(MIXTURES.items()):
+        with progress.stage("mixtures, by quadrature", len(mixtures()) * len(p.steps)) as done:
+            for k, (name, mixture) in enumerate(mixtures().items()):
                 profiles[name], tables[name] = _compare_mixture(name, mixture, p, results, lambda n, k=k: done(k * len(p.steps) + n))
     if p.data != "mixture":
         profiles["digits"], tables["digits"] = _compare_digits(p, key, progress, results)
@@ -127,15 +135,15 @@ def sliced_distance(xs: np.ndarray, ys: np.ndarray, directions: np.ndarray) -> f
 
 
 def _compare_mixture(name, mixture, p, results, done):
-    score = MixtureScore(NOISING, mixture)
-    profile = denoising_profile(score, NOISING, mixture, levels=4 * p.levels - 3)
-    speeds = transport_cost(NOISING, mixture)
+    score = MixtureScore(noising(), mixture)
+    profile = denoising_profile(score, noising(), mixture, levels=4 * p.levels - 3)
+    speeds = transport_cost(noising(), mixture)
     steppers, table = {"posterior": Ancestral(), "optimal": Calibrated(profile)}, {}
     for n, steps in enumerate(p.steps):
         for variance, stepper in steppers.items():
-            for grid, ts in make_grids(profile, NOISING, speeds, steps, variance).items():
-                paths = float(path_kl(score, NOISING, mixture, ts, stepper=stepper).total)
-                end = chain_density(score, NOISING, mixture, ts, stepper=stepper)
+            for grid, ts in make_grids(profile, noising(), speeds, steps, variance).items():
+                paths = float(path_kl(score, noising(), mixture, ts, stepper=stepper).total)
+                end = chain_density(score, noising(), mixture, ts, stepper=stepper)
                 found = {"path_kl": paths, "kl": float(end.kl), "wasserstein": float(end.wasserstein)}
                 table[variance, grid, steps] = {"ts": np.asarray(ts), "cost": paths, "distance": found["wasserstein"]}
                 words = f"{grid.replace('_', ' ')} grid, {steps} steps, {VARIANCES[variance]}"
@@ -153,7 +161,7 @@ def _compare_mixture(name, mixture, p, results, done):
 
 def _compare_digits(p, key, progress, results):
     train_key, profile_key, speed_key, level_key, term_key, draw_key, direction_key, weight_key = jr.split(key, 8)
-    noising, dim = _digits.NOISING, _digits.DIM
+    noising, dim = _digits.noising(), _digits.DIM
     data = _digits.load(0.2)
     seen, unseen = data.dequantised(data.train, 1), data.dequantised(data.held_out, 2)
     size = p.images // p.groups

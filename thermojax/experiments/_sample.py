@@ -160,7 +160,7 @@ def _controlled(name, p, target, prior, scale, key, progress):
     every = max(1, p.iterations // 20)
 
     def note(made, _, done):
-        times.append(time.perf_counter() - tick)
+        times.append((made, time.perf_counter() - tick))
         done(made)
 
     with progress.stage(f"{name}: training", p.iterations) as done:
@@ -176,10 +176,12 @@ def _controlled(name, p, target, prior, scale, key, progress):
             average=0.99,
             validate=lambda s: judge(s, look_key),
             every=every,
+            checkpoint=progress.checkpoint(f"{name}: training"),
             progress=lambda made, value: note(made, value, done),
             key=fit_key,
         )
-    curve = np.stack([np.asarray(times)[: len(found.validation)], -np.asarray(found.validation)[: len(times)]], axis=1)
+    # Seconds of this process: a resumed run does not know those of the rounds before.
+    curve = np.array([(seconds, -float(found.validation[(made - 1) // every])) for made, seconds in times]).reshape(-1, 2)
     with progress.stage(f"{name}: judging on fresh noise"):
         assessed = assess(found.model, p.samples, backward=_drawable(target), log_z=target.log_z, key=judge_key)
     return _Run(assessed, time.perf_counter() - tick, curve)

@@ -100,13 +100,17 @@ def optimise(problem: Problem, p: OptimalTransportOfATrap, key: jax.Array, progr
     options["every"] = max(1, p.iterations // 50)
     models = {"ramp": problem.dynamics}
     with progress.stage(f"{problem.name}: descent on Monte Carlo gradients", p.iterations) as done:
-        models["monte_carlo"] = fit(loss, problem.dynamics, progress=lambda k, value: done(k), **options).model
+        kept = progress.checkpoint(f"{problem.name}: Monte Carlo")
+        models["monte_carlo"] = fit(loss, problem.dynamics, checkpoint=kept, progress=lambda k, value: done(k), **options).model
     with progress.stage(f"{problem.name}: the same descent, watched", p.iterations) as done:
         # To the same bits: an exact work may watch a descent, but not choose what it returns.
-        course = fit(loss, problem.dynamics, validate=problem.watch, progress=lambda k, value: done(k), **options).validation
+        options |= {"validate": problem.watch, "checkpoint": progress.checkpoint(f"{problem.name}: Monte Carlo, watched")}
+        course = fit(loss, problem.dynamics, progress=lambda k, value: done(k), **options).validation
     if problem.density is not None:
         with progress.stage(f"{problem.name}: descent on Fokker-Planck gradients", p.density_iterations) as done:
-            models["fokker_planck"] = descend_density(problem, p, lambda k, value: done(k))
+            models["fokker_planck"] = descend_density(
+                problem, p, lambda k, value: done(k), progress.checkpoint(f"{problem.name}: Fokker-Planck")
+            )
     with progress.stage(f"{problem.name}: judging on fresh noise"):
         judged = zip(("ramp", "monte_carlo"), judge_keys, strict=True)
         works = {name: np.asarray(_works(models[name], problem, p.samples, k)) for name, k in judged}
@@ -116,7 +120,7 @@ def optimise(problem: Problem, p: OptimalTransportOfATrap, key: jax.Array, progr
     return Found(problem, models, costs, works, fresh, made * p.batch, np.asarray(course))
 
 
-def descend_density(problem: Problem, p: OptimalTransportOfATrap, progress=None) -> AbstractLangevin:
+def descend_density(problem: Problem, p: OptimalTransportOfATrap, progress=None, checkpoint=None) -> AbstractLangevin:
     """The dynamics found on the gradients of the Fokker-Planck equation, which have no noise."""
     assert problem.density is not None
     n = p.density_iterations
@@ -125,6 +129,7 @@ def descend_density(problem: Problem, p: OptimalTransportOfATrap, progress=None)
         "every": max(1, n // 10),
         "where": problem.where,
         "progress": progress,
+        "checkpoint": checkpoint,
     }
     return fit(problem.density, problem.dynamics, steps=n, key=jr.key(0), **options).model
 
