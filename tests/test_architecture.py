@@ -12,6 +12,7 @@ SRC = pathlib.Path(thermojax.__file__).parent
 ORDER = [
     "_array",
     "_check",
+    "_noise",
     "_symmetric",
     "phase",
     "potentials",
@@ -24,6 +25,8 @@ ORDER = [
     "ensemble",
     "functionals",
     "estimators",
+    "variance",
+    "streaming",
     "fokker_planck",
     "switching",
     "theorems",
@@ -40,7 +43,10 @@ ORDER = [
     "plots",
     "experiments",
     "store",
+    "sweeps",
+    "settings",
     "speed",
+    "cluster",
     "cli",
 ]
 
@@ -103,7 +109,9 @@ def run_python(code, **env):
 
 def test_import_starts_no_backend_and_changes_no_configuration():
     # With an unknown platform, touching the backend raises.
-    code = "import jax; before = dict(jax.config.values); import thermojax; assert before.items() <= jax.config.values.items()"
+    # With all that the command line imports: processes join each other before the backend starts.
+    imports = "import thermojax, thermojax.cli, thermojax.settings"
+    code = f"import jax; before = dict(jax.config.values); {imports}; assert before.items() <= jax.config.values.items()"
     run_python(code, JAX_PLATFORMS="no_such_platform")
 
 
