@@ -1,4 +1,4 @@
-"""How long do Bennett's estimate and the Fokker-Planck oracle take?
+"""How long do Bennett's estimate and the Fokker-Planck oracle take, and to how many digits does pymbar agree?
 
 Bennett's estimate of a million samples on each side against pymbar's of the same samples; mean work of a trap on 1000 cells and 1000
 steps, and its gradient with respect to 32 knots, against the forward pass and against the tridiagonal solves alone.
@@ -10,17 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pymbar
-import record
 from jax.lax.linalg import tridiagonal_solve
 
 from thermojax.distributions import equilibrium
 from thermojax.dynamics import Overdamped
 from thermojax.estimators import bar
 from thermojax.fokker_planck import mean_work, propose_grid
+from thermojax.plots import COLOURS, panels
 from thermojax.potentials import Harmonic
 from thermojax.protocols import PiecewiseLinear, ramp_with_jumps
 from thermojax.speed import interleaved
-from thermojax.store import versions
 
 
 def bennett(samples):
@@ -50,10 +49,18 @@ def oracle(cells, steps):
     }
 
 
-def main(*, smoke: bool) -> dict:
-    """Measure and print the table."""
+def measure(*, smoke, peers):
+    """The table, in double precision."""
+    del peers
+    before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
-    samples, cells, steps, rounds = (10_000, 200, 100, 2) if smoke else (1_000_000, 1000, 1000, 7)
+    try:
+        return _measure(*((10_000, 200, 100, 2) if smoke else (1_000_000, 1000, 1000, 7)))
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _measure(samples, cells, steps, rounds):
     jobs, gap = bennett(samples)
     solver = oracle(cells, steps)
     first = {}
@@ -62,13 +69,11 @@ def main(*, smoke: bool) -> dict:
         jax.block_until_ready(job(None))
         first[name] = time.perf_counter() - tick
     seconds = interleaved(jobs | solver, rounds=rounds)
-    print(
-        f"float64, {versions()['device']}; medians of {rounds} interleaved rounds; {samples} samples a side, {cells} cells, {steps} steps"
-    )
+    print(f"float64; medians of {rounds} interleaved rounds; {samples} samples a side, {cells} cells, {steps} steps")
     print(f"{'':28s} {'seconds':>9s} {'compile + first (s)':>20s}")
     for name, s in seconds.items():
         print(f"{name:28s} {s:9.4f} {first.get(name, float('nan')):20.2f}")
-    result = {
+    found = {
         "samples": samples,
         "cells": cells,
         "steps": steps,
@@ -80,9 +85,16 @@ def main(*, smoke: bool) -> dict:
         "gradient_over_mean_work": seconds["its gradient"] / seconds["mean work"],
     }
     for name in ("bar_over_pymbar", "bar_minus_pymbar", "mean_work_over_solves", "gradient_over_mean_work"):
-        print(f"{name}: {result[name]:.3g}")
-    return result
+        print(f"{name}: {found[name]:.3g}")
+    return found
 
 
-if __name__ == "__main__":
-    record.run(main, __doc__)
+def draw(found):
+    """Seconds as bars."""
+    figure, (ax,) = panels(width=6.0, height=2.6)
+    for row, (name, seconds) in enumerate(found["seconds"].items()):
+        ax.barh(row, seconds, color=COLOURS["faint" if name in ("pymbar", "tridiagonal solves alone") else "first"], height=0.7)
+        ax.annotate(f"{seconds:.3g} s", (seconds, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    ax.set_yticks(range(len(found["seconds"])), list(found["seconds"]))
+    ax.set(xscale="log", xlabel="seconds")
+    return figure

@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import record
 
 from thermojax.distributions import GaussianMixture
 from thermojax.dynamics import OrnsteinUhlenbeck, Reversed
 from thermojax.ensemble import accumulate
 from thermojax.functionals import log_ratio, medium_entropy_stratonovich
 from thermojax.generative import MixtureScore
+from thermojax.plots import COLOURS, panels
 from thermojax.speed import interleaved, normals_only
 from thermojax.steppers import EulerMaruyama
-from thermojax.store import versions
 
 HORIZON = 10.0
 BINS = np.linspace(-5.0, 5.0, 101)
@@ -80,8 +79,9 @@ def library(samples, steps, functionals):
     return run
 
 
-def main(*, smoke: bool) -> dict:
-    """Measure and print the table."""
+def measure(*, smoke, peers):
+    """The table."""
+    del peers
     samples, steps, rounds, few = (1000, 50, 2, 2) if smoke else (10_000, 1000, 5, 10)
     jobs = {
         "NumPy, path by path": path_by_path(few, steps),
@@ -95,13 +95,13 @@ def main(*, smoke: bool) -> dict:
         tick = time.perf_counter()
         jax.block_until_ready(job(jr.key(0)))
         first[name] = time.perf_counter() - tick
-    seconds = interleaved(jobs, rounds=rounds)
+    seconds = interleaved(jobs, rounds=rounds, warm=True)
     seconds["NumPy, path by path"] *= samples / few
-    print(f"{samples} paths x {steps} steps, {versions()['device']}; medians of {rounds} interleaved rounds")
+    print(f"{samples} paths x {steps} steps; medians of {rounds} interleaved rounds")
     print(f"{'':38s} {'million steps/s':>16s} {'over vectorised':>16s} {'compile + first (s)':>20s}")
     for name, s in seconds.items():
         print(f"{name:38s} {samples * steps / s / 1e6:16.3g} {seconds['NumPy, vectorised'] / s:16.3g} {first[name]:20.2f}")
-    result = {
+    found = {
         "samples": samples,
         "steps": steps,
         "seconds": seconds,
@@ -112,9 +112,17 @@ def main(*, smoke: bool) -> dict:
         "paths_timed_one_by_one": few,
     }
     for name in ("over_path_by_path", "over_vectorised", "limit_over_vectorised"):
-        print(f"{name}: {result[name]:.3g}")
-    return result
+        print(f"{name}: {found[name]:.3g}")
+    return found
 
 
-if __name__ == "__main__":
-    record.run(main, __doc__)
+def draw(found):
+    """Rates as bars."""
+    figure, (ax,) = panels(width=6.4, height=2.6)
+    rates = sorted((found["samples"] * found["steps"] / s / 1e6, name) for name, s in found["seconds"].items())
+    for row, (rate, name) in enumerate(rates):
+        ax.barh(row, rate, color=COLOURS["first" if name.startswith("library") else "faint"], height=0.7)
+        ax.annotate(f"{rate:.3g}", (rate, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    ax.set_yticks(range(len(rates)), [name for _, name in rates])
+    ax.set(xscale="log", xlabel="million steps per second, entropy summed")
+    return figure
