@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 import tempfile
 import zlib
 
@@ -44,3 +45,23 @@ def forget_what_was_compiled():
     """Compiled functions hold memory maps, of which a process may have some 65 000: past that the compiler crashes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Runs `thermojax` in this process, in an empty folder; returns the exit code."""
+    from small_runs import TINY
+
+    from thermojax.cli import main
+    from thermojax.experiments import EXPERIMENTS
+
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["thermojax", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0
+
+    return command

@@ -49,6 +49,7 @@ def work_of_moments(levels):
 
 
 @pytest.mark.parametrize(("levels", "exact"), [(1, 0.5), (10, 0.369239139502), (100, 0.367893042136)])
+@pytest.mark.slow
 def test_annealing_a_moving_trap_costs_the_work_of_its_moments(key, levels, exact):
     # Closed forms of discrete annealing with exact Ornstein-Uhlenbeck kernels; both ends have the same normaliser.
     assert work_of_moments(levels) == pytest.approx(exact, abs=1e-12)
@@ -196,6 +197,7 @@ def dissipation(lams):
     return np.sum(0.5 * (ratios - 1 - np.log(ratios)))
 
 
+@pytest.mark.slow
 def test_schedules_dissipate_less_than_a_uniform_one(key):
     pilot_key, length_key, ess_key, run_key = jr.split(key, 4)
     rough = length_schedule(narrow_chain(), 4000, key=pilot_key)
@@ -258,6 +260,7 @@ def test_gradients_through_unadjusted_chains_are_those_of_common_noise(key):
             assert float(found[k][i]) == pytest.approx(float(difference), rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_tuning_schedule_and_steps_raises_the_elbo_and_keeps_the_normaliser(key):
     fit_key, judge_key = jr.split(key)
     found = fit(NegativeElbo(256), free_chain(), where=FREE, optimizer=optax.adam(0.05), steps=50, key=fit_key)

@@ -80,6 +80,7 @@ def test_nothing_is_wrong_with_the_true_score():
         check_finds(audited(0.5))
 
 
+@pytest.mark.slow
 def test_a_wrong_factor_is_found_with_its_number():
     check_finds(audited(0.5), "The score loses at least", "Multiplied by 2 the score would cost less. " + ALIKE)
     check_finds(

@@ -221,6 +221,7 @@ def kernel_path_kl(bridge, ts):
     return jnp.sum(jax.lax.scan(step, (bridge.initial.mean, bridge.initial.covariance), (ts[:-1], ts[1:]))[1])
 
 
+@pytest.mark.slow
 def test_simulated_path_kl_is_that_of_the_kernels(key):
     near = {"initial": Gaussian([0.2, -0.2], FIRST), "final": Gaussian([0.0, 0.2], 0.8 * FIRST + 0.3 * np.eye(2))}
     bridge = bridge_of("OU", **near)
@@ -310,6 +311,7 @@ def check_moments(xs, clouds, t):
             assert abs(float(measured - expected)) < 4 * float(error), (t, measured, expected)
 
 
+@pytest.mark.slow
 def test_sampled_bridge_has_the_marginals_of_the_closed_form(clouds, key):
     exact, found = clouds
     ts = exact.t1 * jnp.array([0.0, 0.3, 0.7, 1.0])
@@ -357,6 +359,7 @@ def test_blurred_samples_give_a_bounded_guide_and_a_finite_path_kl(clouds, key):
         sharp.log_ratio(jnp.zeros(2), jnp.zeros(2))
 
 
+@pytest.mark.slow
 def test_the_loss_is_least_at_the_guides_of_the_bridge(key):
     exact = bridge_of("OU")
     ts = jnp.linspace(0.0, 1.5, 31)

@@ -238,6 +238,7 @@ def telescoped(found):
     return 0.5 * (found.x0s**2 - found.x1s**2)[:, 0]
 
 
+@pytest.mark.slow
 def test_total_entropy_of_the_noising_has_the_exact_statistics(key):
     found = path_entropies(OU, EVEN, PATHS, jnp.linspace(0.0, 10.0, 3), key=key)
     check_statistics(found.total)

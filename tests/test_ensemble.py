@@ -128,6 +128,7 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.slow
 def test_any_solver_of_diffrax_relaxes_to_the_known_moments(key, solver):
     # From x = 1 in a trap of stiffness 2 at beta = 1/2: mean exp(-2t), variance (1 - exp(-4t)).
     dynamics = Overdamped(Harmonic(2.0), Constant(0.0), Isothermal(0.5))
@@ -158,6 +159,7 @@ def test_euler_converges_at_first_order_in_the_mean_work_of_a_trap_without_noise
 
 @needs_x64
 @pytest.mark.parametrize("dim", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_exact_linear_is_exact_at_any_step_for_drifts_that_are_not_normal(key, dim):
     # A shear: the symmetric part alone would give a wrong covariance. One step against many.
     matrix = -jnp.eye(dim) + 1.5 * jnp.eye(dim, k=1)

@@ -66,6 +66,7 @@ def gained(dynamics, flow, t, x):
     return rate + jnp.trace(jax.jacfwd(lambda y: flow(t, y))(x)) + flow(t, x) @ density(t).score(x)
 
 
+@pytest.mark.slow
 def test_the_flow_of_a_quadratic_potential_carries_its_equilibrium():
     flow, t = counterdiabatic(TILTING, dim=2).flow, jnp.asarray(0.4, float)
     places = jnp.asarray([[0.3, -1.0], [2.0, 0.5], [-1.0, 1.0]], float)

@@ -101,6 +101,7 @@ def test_equilibrium_does_not_move(kind):
 
 
 @needs_x64
+@pytest.mark.slow
 def test_density_converges_at_second_order_in_space_and_in_time():
     # A trap that moves at unit speed: the mean lags behind by 1 - exp(-t).
     dynamics = Overdamped(Harmonic(1.0), Ramp(0.0, 1.0))
@@ -182,6 +183,7 @@ def test_reduced_work_is_entropy_production_and_distance_from_equilibrium(kind):
 
 
 @pytest.mark.parametrize("kind", ["pushed", "ring"])
+@pytest.mark.slow
 def test_work_moments_are_those_of_the_energetics(kind):
     dynamics, grid, _ = CASES[kind]
     found, start, _, _ = started(kind)
@@ -297,6 +299,7 @@ def test_density_between_absorbing_ends_decays_as_it_must():
 
 
 @pytest.mark.parametrize("kind", ["ring", "noising", pytest.param("plane", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_forward_and_backward_solutions_keep_their_product(kind):
     dynamics, grid, start = CASES[kind]
     goal = jnp.sin(grid.centres[..., 0]) + 0.3 * grid.centres[..., -1]

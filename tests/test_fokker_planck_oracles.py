@@ -52,6 +52,7 @@ MOVING = [
 
 
 @pytest.mark.parametrize(("distance", "duration", "stiffness", "least", "linear", "jump"), MOVING)
+@pytest.mark.slow
 def test_work_on_a_moving_trap(distance, duration, stiffness, least, linear, jump):
     width = 7.0 / np.sqrt(stiffness)
     grid, start = Grid(-width, distance + width, 3000), Gaussian([0.0], 1.0 / stiffness)

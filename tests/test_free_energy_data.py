@@ -82,6 +82,7 @@ def test_the_comparison_with_the_published_value_can_fail(legs, wrong):
 
 
 @pytest.mark.parametrize("name", LEGS)
+@pytest.mark.slow
 def test_mbar_and_thermodynamic_integration_give_the_published_values(legs, name):
     found = together(legs[name])
     for method, digits in (("mbar", 6 if name == "coulomb" else 3), ("ti", 3)):

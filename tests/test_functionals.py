@@ -54,6 +54,7 @@ def check_first_law(dynamics, stepper, ts, path, *, work=work, heat=heat):
 
 @pytest.mark.parametrize(("system", "stepper"), BOTH)
 @pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.slow
 def test_first_law_holds_along_every_path(key, system, stepper, dim):
     dynamics = SYSTEMS[system]
     check_first_law(dynamics, STEPPERS[stepper], *path_of(dynamics, STEPPERS[stepper], key, dim=dim))
@@ -205,6 +206,7 @@ def test_bias_of_the_stratonovich_form_falls_linearly_with_the_step():
 
 
 @needs_x64
+@pytest.mark.slow
 def test_ito_and_correction_make_stratonovich(key):
     dynamics = SYSTEMS["cooled, pushed, wavy"]
     sizes, gaps, spreads = [32, 128, 512], [], []
@@ -304,6 +306,7 @@ def test_onsager_machlup_action_at_zero_is_the_log_density_of_euler(key, dim):
 
 
 @pytest.mark.parametrize("convention", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.slow
 def test_actions_of_a_path_and_its_reversal_differ_by_the_entropy_of_the_medium(key, convention):
     # Exactly so in Stratonovich's convention; in any other one with the conjugate convention, up to the time step.
     dynamics = Overdamped(wavy, Constant(0.3), Isothermal(1.3), 1.0, twisting)

@@ -152,6 +152,7 @@ def check_lower_bound(found, error):
     assert recoverable.value < error + 4 * recoverable.stderr
 
 
+@pytest.mark.slow
 def test_profile_recovers_the_entropy_and_the_error_of_the_score(key):
     keys = jr.split(key, 32)
     exact = repeated_profiles(number(1.0), keys)
@@ -212,6 +213,7 @@ def test_entropy_rates_agree_with_quadrature(key):
 
 
 @pytest.mark.parametrize("stepper", [Ancestral(), EulerMaruyama()], ids=["ancestral", "euler"])
+@pytest.mark.slow
 def test_path_bound_lies_above_the_entropy_and_converges_to_it_at_first_order(key, stepper):
     data_key, path_key = jr.split(key)
     data, score, steps = DATA.sample(5000, key=data_key), MixtureScore(OU, DATA), (64, 256)
@@ -298,6 +300,7 @@ class Grid(AbstractDistribution):
         return jnp.zeros_like(x)
 
 
+@pytest.mark.slow
 def test_flow_carries_the_prior_to_the_data(key):
     late = OU.marginal(DATA, number(HORIZON))
     tolerance = 1e-7 if jax.config.jax_enable_x64 else 1e-4
@@ -389,6 +392,7 @@ def check_untrained(score, fitted):
 
 
 @with_and_without_cells
+@pytest.mark.slow
 def test_untrained_network_is_the_score_of_the_gaussian_fit(kind):
     check_untrained(network(kind), image_fit())
 
@@ -402,6 +406,7 @@ def test_check_of_an_untrained_network_can_fail(kind):
 
 
 @with_and_without_cells
+@pytest.mark.slow
 def test_a_large_batch_is_its_rows(key, kind):
     xs, ts = jr.normal(key, (2000, DIM)), jnp.linspace(0.05, 1.0, 2000)
     batched = jax.jit(jax.vmap(network(kind, trained=True).denoise))
@@ -480,6 +485,7 @@ def losses(factor, focus, keys):
     return jax.vmap(once)(keys)
 
 
+@pytest.mark.slow
 def test_score_matching_does_not_depend_on_where_it_looks_and_is_least_at_the_true_score(key):
     keys, even = jr.split(key, 300), jnp.ones(5)
     exact = losses(number(1.0), even, keys)

@@ -394,6 +394,7 @@ def test_a_balanced_network_is_reversible(name, uniform, graphs, drawn, key):
         assert abs(float(exactly(reversal, graph).reverse_divergence)) < rounding(5, environment.length)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_the_uniform_policy(big, key):
     environment, graph, uniform = big
     observe = lambda state: state.astype(float)

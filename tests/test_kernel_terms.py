@@ -36,6 +36,7 @@ def profile(values, errors, n):
 
 
 @each_kernel_but_one_slow
+@pytest.mark.slow
 def test_terms_add_up_to_the_bound_of_the_chain(key, kind):
     data_key, term_key = jr.split(key)
     data, exact = DATA.sample(4000, key=data_key), bound_on_nll(FACTOR, TS, kind)

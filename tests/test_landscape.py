@@ -160,6 +160,7 @@ def check_speciation(found, expected):
 
 
 @pytest.mark.parametrize("centre", [None, ORIGIN], ids=["tracked", "centre"])
+@pytest.mark.slow
 def test_speciation_of_two_classes_agrees_with_the_closed_form(centre):
     for (place, variance), expected in SPECIATION.items():
         assert abs(float(symmetric_mixture_speciation_time(place, variance)) - expected) < max(1e-11, rounding())

@@ -209,6 +209,7 @@ def check_rates(found, expected):
         assert abs(rate.mean() - value) < 4 * rate.std(ddof=1) / np.sqrt(len(rate)), name
 
 
+@pytest.mark.slow
 def test_profiles_agree_with_quadrature(key):
     # Independent samples, so that their spread has the fluctuations of the data too.
     runs = [limits("exact", k, start=0.495, horizon=0.505) for k in jr.split(key, 12)]

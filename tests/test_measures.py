@@ -233,6 +233,7 @@ class TestAssessment:
         assert abs(found.efficiency - np.exp(-(self.spread**2))) < 0.05
         assert abs(found.efficiency_backward - np.exp(-(self.spread**2))) < 0.05
 
+    @pytest.mark.slow
     def test_error_of_the_divergence_is_that_of_repetitions(self, key):
         # From the forward paths alone, ELBO and log Z share their noise.
         found = [assessment(self.ratios(k, 400)[0]) for k in jr.split(key, 200)]

@@ -117,6 +117,7 @@ def of_a_dragged_trap(distance):
     return dynamics, *zip(*known, strict=True)
 
 
+@pytest.mark.slow
 def test_objectives_are_their_closed_forms_on_a_moving_trap(key):
     dynamics, objectives, expected = of_a_dragged_trap(0.6)
     # With held paths the true error rate is legal; values are the same for every gradient.
@@ -212,6 +213,7 @@ def knots_of(dynamics):
 
 
 @pytest.mark.parametrize("gradient", ["likelihood-ratio", pytest.param("pathwise", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_gradients_are_those_of_the_closed_form(key, gradient):
     dynamics, ts = dragged(2.0), grid_of_times(10)
     loss = MonteCarlo(Mean(work) + Mean(shadow_work), equilibrium(TRAP, 0.0), ts, 1000, gradient=gradient, **MC)

@@ -1,8 +1,8 @@
 """The README's example, run as printed."""
 
+import os
 import pathlib
 import re
-import resource
 import subprocess
 import sys
 
@@ -11,16 +11,15 @@ CODE = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
 PRINTED = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
 
 
-def processor_time():
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+# Processor seconds of the example after its imports go to the error stream.
+TIMED = f"import sys, time, jax, thermojax\nstart = time.process_time()\n{CODE}\nprint(time.process_time() - start, file=sys.stderr)"
 
 
-def test_the_example_prints_what_the_readme_says_within_ten_seconds():
-    # Processor time, since other tests run at the same time.
-    before = processor_time()
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    assert processor_time() - before < 10
+def test_the_example_prints_what_the_readme_says_and_compiles_and_runs_within_six_seconds():
+    # Processor time, since other tests run at the same time; nothing that they have compiled is there to be found.
+    cold = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run([sys.executable, "-c", TIMED], capture_output=True, text=True, check=True, env=cold)
+    assert float(done.stderr.splitlines()[-1]) < 6
     numbers = lambda text: [float(n) for n in re.findall(r"-?\d+\.\d+", text)]
     assert re.sub(r"-?\d+\.\d+", "#", done.stdout) == re.sub(r"-?\d+\.\d+", "#", PRINTED)
     # The last digit may turn with the device.

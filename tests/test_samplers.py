@@ -77,6 +77,7 @@ def check_unbiased(name, key, *, inertia, steps, backward=True):
 
 # All of them are among the slow tests.
 @pytest.mark.parametrize(("name", "inertia"), [("cmcd", True), ("dis", False), ("pis", False)])
+@pytest.mark.slow
 def test_untrained_samplers_are_unbiased_with_few_steps(key, name, inertia):
     check_unbiased(name, key, inertia=inertia, steps=3)
 
@@ -95,6 +96,7 @@ def test_untrained_samplers_are_unbiased_with_any_number_of_steps(key, inertia, 
 
 
 @pytest.mark.parametrize("steps", [1, 8, 64])
+@pytest.mark.slow
 def test_untrained_langevin_annealing_is_unbiased_as_importance_sampling(key, steps):
     # Without the paths of Q, whose weights a bidirectional estimate would lean on. Wide tails: the weights have a finite variance.
     target = Lifted(Gaussian([0.5, -0.3], 0.8), jnp.asarray(-0.4))
@@ -193,6 +195,7 @@ class TestLosses:
         assert abs(eqx.filter_jit(anywhere)(at_rest(), key)) < rounding(100.0)
 
     @pytest.mark.parametrize("loss", BALANCES.values(), ids=BALANCES)
+    @pytest.mark.slow
     def test_balances_see_a_wrong_normaliser_and_a_control(self, key, loss):
         small = eqx.filter_jit(loss(samples=10))
         wrong = small(at_rest(0.5), key)
@@ -206,6 +209,7 @@ class TestLosses:
 
     @needs_x64
     @pytest.mark.parametrize("inertia", [False, pytest.param(True, marks=pytest.mark.slow)])
+    @pytest.mark.slow
     def test_gradient_of_the_reverse_divergence_by_finite_differences(self, key, inertia):
         # Along one direction in everything that is learned.
         sampler, loss = scrambled(sampler_of("cmcd", inertia=inertia, steps=4)), ReverseKL(16)
@@ -223,6 +227,7 @@ class TestLosses:
         assert abs(jax.jit(jax.grad(value))(0.0) - difference) < 1e-6 * (1 + abs(difference))
 
     @pytest.mark.parametrize("inertia", [pytest.param(False, marks=pytest.mark.slow), True])
+    @pytest.mark.slow
     def test_log_variance_has_the_gradient_of_the_divergence(self, key, inertia):
         # On paths of P the gradient of half the log-variance is that of KL(P||Q) in expectation, for what moves P alone.
         sampler = dataclasses.replace(scrambled(sampler_of("cmcd", inertia=inertia, steps=3), 0.1), side="forward")
@@ -235,6 +240,7 @@ class TestLosses:
         assert jnp.max(jnp.abs(gap) / jnp.hypot(where(kl.stderr), where(variance.stderr))) < 4.5
         assert jnp.max(jnp.abs(where(kl.mean)) / where(kl.stderr)) > 8
 
+    @pytest.mark.slow
     def test_sub_trajectories_of_all_lengths_are_balanced(self, key):
         # Long stretches alone are trajectory balance; stretches of one step alone are detailed balance.
         sampler = scrambled(at_rest())
@@ -270,6 +276,7 @@ def test_a_step_backward_has_the_log_ratio_of_the_same_step_forward(key, inertia
     [LogVariance, *(pytest.param(loss, marks=pytest.mark.slow) for loss in (ReverseKL, *BALANCES.values()) if loss is not LogVariance)],
     ids=lambda loss: loss.__name__,
 )
+@pytest.mark.slow
 def test_training_brings_the_measures_together(key, loss):
     sampler = sampler_of("cmcd", steps=6)
     before = assess(sampler, 10_000, backward=True, log_z=0.0, key=key)

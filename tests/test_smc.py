@@ -26,6 +26,7 @@ def quartic_chain(levels=6):
     return Annealing(path, path.initial, uniform(levels), Langevin(0.1))
 
 
+@pytest.mark.slow
 def test_populations_estimate_normaliser_and_means_without_bias(key):
     z, first = moments()
     found = smc(quartic_chain(), 8, islands=2000, threshold=0.95, key=key)

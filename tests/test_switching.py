@@ -53,6 +53,7 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.slow
 def test_a_trap_in_a_changing_bath_has_every_mean_of_its_closed_form(key, name):
     row = COLUMNS[name]
     ts = jnp.linspace(0.0, row["tau"], 401)
@@ -146,6 +147,7 @@ def test_both_ways_give_the_free_energy_at_a_large_step(key, clock):
         assert_estimate(biased, WAVY_DELTA())
 
 
+@pytest.mark.slow
 def test_reversal_with_the_wrong_clock_is_seen(key):
     dynamics = Overdamped(Breathing(), Ramp(1.0, 4.0), Isothermal(1.0))
     ts, stepper = jnp.linspace(0.0, 1.0, 4), EulerMaruyama(0.0)
@@ -165,6 +167,7 @@ def test_steppers_without_density_measure_the_protocol_work(key):
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+@pytest.mark.slow
 def test_escorted_work_gives_the_free_energy_at_a_large_step_and_less_dissipation_the_better_the_escort(key, strength):
     # A trap that is dragged and squeezed; the perfect escort keeps its density in equilibrium.
     def trap(x, lam):

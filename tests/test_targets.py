@@ -124,6 +124,7 @@ def test_a_target_refuses_another_number_of_coordinates(target):
 
 
 @every_sampled
+@pytest.mark.slow
 def test_a_target_is_what_a_pair_of_measures_can_end_in(target, key):
     xs = draw(target, DRAWS, name="final", key=key)
     assert xs.shape == (DRAWS, target.dim)
@@ -183,6 +184,7 @@ def check_wells(target, weights, key):
 
 
 @pytest.mark.parametrize("target", WITH_WELLS.values(), ids=WITH_WELLS)
+@pytest.mark.slow
 def test_draws_visit_each_well_by_its_weight(target, key):
     assert jnp.abs(jnp.sum(target.well_weights) - 1) < rounding(steps=len(target.well_weights))
     check_wells(target, target.well_weights, key)

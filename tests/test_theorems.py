@@ -156,6 +156,7 @@ def test_uncertainty_relation_holds_in_the_steady_state_and_fails_for_a_current_
     assert calm.value < -4 * calm.stderr
 
 
+@pytest.mark.slow
 def test_uncertainty_relation_has_the_error_bar_of_repetitions(key):
     def one(key):
         a, b = jr.split(key)
@@ -166,6 +167,7 @@ def test_uncertainty_relation_has_the_error_bar_of_repetitions(key):
     assert jnp.std(values) / jnp.mean(stderrs) == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_hatano_sasa_holds_where_jarzynski_does_not(key):
     # The rotation grows while the trap tightens: the steady state of each control is known, and detailed balance is broken throughout.
     trap = lambda x, lam: 0.5 * lam * jnp.sum(x**2)
@@ -225,6 +227,7 @@ def test_transport_at_constant_speed_reaches_the_wasserstein_speed_limit(key, st
     assert broken.value < -4 * broken.stderr
 
 
+@pytest.mark.slow
 def test_a_sudden_drive_stays_away_from_the_speed_limit(key):
     dynamics, density = Overdamped(Harmonic(), Constant(2.0)), Gaussian([0.0], 1.0)
     x0s = density.sample(20_000, key=jr.fold_in(key, 1))

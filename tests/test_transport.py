@@ -168,6 +168,7 @@ def check_many_dimensions(dim, key, *, extra):
     return found
 
 
+@pytest.mark.slow
 def test_independent_coordinates_add_their_actions(key):
     found = check_many_dimensions(16, key, extra=15)
     assert found.length**2 < found.action

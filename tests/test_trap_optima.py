@@ -71,6 +71,7 @@ def assert_table(row, problem):
 
 
 @pytest.mark.parametrize("row", [pytest.param((5, 1, 1), marks=pytest.mark.slow), (1, 5, 1)])
+@pytest.mark.slow
 def test_exact_gradients_find_the_least_dissipation_from_the_ramp(row):
     problem, p = problem_of(row, **SMALL)
     assert_table(row, problem)

@@ -48,6 +48,7 @@ SOUND = {"0.5, 200": (0.5, 200), "1, 1000": (1.0, 1000), "1.25, 1000": (1.25, 10
 
 @needs_x64
 @pytest.mark.parametrize(("spread", "n"), SOUND.values(), ids=SOUND)
+@pytest.mark.slow
 def test_sound_averages_are_reliable_and_covered(key, spread, n):
     reliable, covered = repeat(gaussian(spread), n, key)
     assert reliable.mean() > 0.95
@@ -80,6 +81,7 @@ def test_averages_that_rare_samples_dominate_are_unreliable(key, spread, n):
 
 @needs_x64
 @pytest.mark.parametrize("n", [1000, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.slow
 def test_an_infinite_second_moment_is_seen(key, n):
     reliable, _ = repeat(mixture(0.1), n, key)
     assert reliable.mean() < 0.05
@@ -98,6 +100,7 @@ def test_mixture_obeys_the_fluctuation_theorem(key):
 
 @needs_x64
 @pytest.mark.parametrize(("spread", "n"), [(1.0, 200), (3.0, 1000), pytest.param(4.0, 5000, marks=pytest.mark.nightly)])
+@pytest.mark.slow
 def test_intervals_of_bar_cover_the_truth_where_it_is_reliable(key, spread, n):
     def one(key):
         forward, backward = (gaussian(spread)(k, n) for k in jr.split(key))
@@ -121,6 +124,7 @@ SAMPLES = {
 
 @pytest.mark.parametrize(("spread", "n", "more"), SAMPLES.values(), ids=SAMPLES)
 @pytest.mark.parametrize("beta", [1.0, 0.5])
+@pytest.mark.slow
 def test_report_and_estimate_agree(spread, n, more, beta):
     work = np.append(3 + spread**2 / 2 + spread * np.random.default_rng(0).normal(size=n), more) / beta
     report, estimate = trust(work, beta=beta), jarzynski(work, beta=beta)

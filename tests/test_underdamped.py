@@ -283,6 +283,7 @@ def test_stratonovich_heat_converges_to_the_heat_that_the_bath_takes(key):
 
 
 @needs_x64
+@pytest.mark.slow
 def test_shadow_work_of_a_symmetric_splitting_falls_as_the_square_of_the_step(key):
     sizes = [16, 32, 64]
     spread = lambda n: jnp.std(accumulate(shadow_work, pushed(), states(key, 2000), jnp.linspace(0.0, 1.0, n + 1), key=key)[1])
