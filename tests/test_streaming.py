@@ -165,6 +165,17 @@ def test_antithetic_pairs_have_the_error_bar_of_pairs(key):
     assert run(Moments(paired=True), key=key).estimate().stderr > 0.01
 
 
+def test_exponential_averages_of_mirror_images_have_the_error_bar_of_pairs(key):
+    options = {"noise": "antithetic", "block": 1000, "key": key}
+    paired, alone, kept = (run(s, read=lambda walk: walk.x1[0] ** 2, **options) for s in (Exponential(paired=True), Exponential(), Keep()))
+    weights = np.exp(-kept.values.astype(float))
+    pairs = 0.5 * (weights[:500] + weights[500:])
+    estimate = paired.estimate()
+    assert close(estimate.value, pairs.mean(), 10)
+    assert abs(estimate.stderr / (pairs.std() / np.sqrt(500)) - 1) < rounding(1000)
+    assert abs(estimate.stderr / alone.estimate().stderr - 1) > 0.05
+
+
 def test_trajectories_that_are_not_finite_are_counted_and_left_out(key):
     read = lambda walk: jnp.where(walk.x0[0] > 0.5, jnp.nan, walk.sums)
     found = run({"moments": Moments(), "weights": Exponential(), "all": Keep()}, read=read, key=key)

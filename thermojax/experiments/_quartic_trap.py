@@ -109,10 +109,11 @@ def _statistics(p, initial):
     sudden = energy(starts - p.distance) - energy(starts)
     reach = float(np.mean(sudden) + 4 * np.std(sudden))
     edges = np.linspace(-reach, reach, 2 * _BINS + 1)
-    mean = Moments(paired=p.noise == "antithetic")
+    paired = p.noise == "antithetic"
+    mean = Moments(paired=paired)
     return {
-        "work": {"mean": mean, "free_energy": Exponential(p.beta), "histogram": Histogram(edges=edges)},
-        "ratio": {"mean": mean, "ift": Exponential(), "histogram": Histogram(edges=p.beta * edges)},
+        "work": {"mean": mean, "free_energy": Exponential(p.beta, paired=paired), "histogram": Histogram(edges=edges)},
+        "ratio": {"mean": mean, "ift": Exponential(paired=paired), "histogram": Histogram(edges=p.beta * edges)},
     }
 
 
@@ -137,9 +138,11 @@ def _report(p, seen, means):
         "mean log-ratio: dissipation in units of k_BT, shadow work included",
     )
     results.add("ift", seen["ratio"]["ift"].estimate(), "mean of exp(-log-ratio): one at every time step", exact=1.0)
-    results.add("median", seen["work"]["histogram"].quantile(0.5), "median of the work")
+    if p.noise == "independent":
+        # Mirror images are not independent: their quantiles would have another error bar.
+        results.add("median", seen["work"]["histogram"].quantile(0.5), "median of the work")
     results.figures["work"] = Picture(
-        _draw_work(seen["work"]["histogram"], seen["ratio"]["histogram"]),
+        _draw_work(seen["work"]["histogram"], seen["ratio"]["histogram"], p.noise),
         "Left, the work of all trajectories. Right, Crooks' relation for the log-ratio of the path measures: the trap dragged backwards is "
         "the mirror image, so that the relation (dashed) holds within one ensemble, at every time step.",
     )
@@ -162,7 +165,7 @@ def _deviation(moments: Moments) -> Estimate:
     return mean._replace(value=np.asarray(value), stderr=np.asarray(error))
 
 
-def _draw_work(works, ratios):
+def _draw_work(works, ratios, noise):
     figure, (ax, crooks) = panels(2)
     edges, density = np.asarray(works.edges, float), works.density()
     ax.stairs(density, edges, fill=True, alpha=0.3, color=COLOURS["first"])
@@ -172,6 +175,8 @@ def _draw_work(works, ratios):
     ax.set_xlim(float(edges[max(reached[0] - 3, 0)]), float(edges[min(reached[-1] + 4, len(edges) - 1)]))
     up, down = slice(_BINS, None), slice(_BINS - 1, None, -1)
     density, error, edges = ratios.density(), ratios.density_error(), np.asarray(ratios.edges, float)
+    # Mirror images at worst fall into the same bin.
+    error = error * (np.sqrt(2.0) if noise == "antithetic" else 1.0)
     known = (density[down] > 3 * error[down]) & (density[up] > 0)
     middles = 0.5 * (edges[1:] + edges[:-1])[up][known]
     logs = np.log(density[up][known] / density[down][known])

@@ -123,6 +123,8 @@ class Exponential(AbstractStatistic):
 
     beta: Scalar = eqx.field(converter=as_scalar, default=1.0)
     r"""Inverse temperature of the bath if the values are work; one for log-ratios."""
+    paired: bool = eqx.field(static=True, default=False)
+    """As for `Moments`: the samples are then the mean weights of pairs."""
     data: Any = None
 
     def __check_init__(self):
@@ -130,12 +132,15 @@ class Exponential(AbstractStatistic):
 
     def of(self, values, valid, shown):
         logs = -self.beta.astype(values.dtype) * values
+        if self.paired:
+            half = values.shape[0] // 2
+            logs, valid = jnp.logaddexp(logs[:half], logs[half:]) - jnp.log(2.0).astype(values.dtype), valid[:half] & valid[half:]
         good = valid & jnp.isfinite(logs)
         count = jnp.sum(good)
         log_mean = logsumexp(jnp.where(good, logs, -jnp.inf)) - jnp.log(jnp.maximum(count, 1).astype(values.dtype))
         weights = jnp.where(good, jnp.exp(logs - log_mean), 0.0)
         gaps = jnp.where(good, weights - 1.0, 0.0)
-        group = jnp.arange(values.shape[0]) % _GROUPS
+        group = jnp.arange(logs.shape[0]) % _GROUPS
         total = lambda what: jax.ops.segment_sum(what, group, _GROUPS)
         return {
             "count": count,
