@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -116,6 +117,13 @@ def test_import_starts_no_backend_and_changes_no_configuration():
 
 
 def test_import_is_quick():
-    # Processor time, since other tests run at the same time.
-    code = "import time; t = time.process_time(); import thermojax; print(time.process_time() - t)"
-    assert min(float(run_python(code)) for _ in range(2)) < 2.0
+    # Processor time against that of what it builds on, in the same process: the machine may be slow, and other tests run beside this one.
+    code = """
+        from time import process_time
+        start = process_time()
+        import jax, equinox, diffrax, optax
+        built_on = process_time()
+        import thermojax
+        print((process_time() - built_on) / (built_on - start))
+        """
+    assert min(float(run_python(textwrap.dedent(code))) for _ in range(3)) < 1.0
