@@ -11,7 +11,7 @@ from assertions import assert_estimate, rounding
 
 from thermojax.dynamics import Overdamped
 from thermojax.estimators import mean
-from thermojax.optimize import fit, gradient_statistics, pareto
+from thermojax.optimize import checkpoint_steps, fit, gradient_statistics, pareto
 from thermojax.potentials import Harmonic
 from thermojax.protocols import ramp_with_jumps
 
@@ -241,7 +241,7 @@ class InterruptionError(Exception):
 
 
 def interrupted_at(stop):
-    def progress(k, loss):
+    def progress(k, *loss):
         if k == stop:
             raise InterruptionError
 
@@ -299,9 +299,9 @@ def test_checkpoints_of_another_problem_are_refused(key, tmp_path):
     whole = path.read_bytes()
     for damaged, message in (
         (whole[:-8], "`checkpoint` must be a whole file"),
-        (b"", "`checkpoint` must be a file that `fit` wrote"),
-        (b"\x00\xff", "`checkpoint` must be a file that `fit` wrote"),
-        (b"[1]\n", "`checkpoint` must be a file that `fit` wrote"),
+        (b"", "`checkpoint` must be a file that `fit` or `pareto` wrote"),
+        (b"\x00\xff", "`checkpoint` must be a file that `fit` or `pareto` wrote"),
+        (b"[1]\n", "`checkpoint` must be a file that `fit` or `pareto` wrote"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=message):
@@ -435,6 +435,30 @@ def test_a_member_that_diverges_is_dominated(key):
     assert front.dominated.tolist() == [False, True, False, False, False]
 
 
+def test_an_interrupted_front_goes_on_to_the_same_bits(key, tmp_path):
+    path = tmp_path / "front"
+    options = {"optimizer": FULL["optimizer"], "steps": 12, "every": 5, "average": 0.9, "repeats": 2}
+    run = lambda weights=WEIGHTS, key=key, **more: pareto(two_bowls(shake=1.0), jnp.zeros(3), weights, key=key, **options, **more)
+    with pytest.raises(InterruptionError):
+        run(checkpoint=path, progress=interrupted_at(5))
+    told = []
+    resumed = run(checkpoint=path, progress=told.append)
+    assert told == [10, 12]
+    whole = run()
+    assert same_bits(resumed, whole)
+    assert same_bits(run(checkpoint=path, progress=interrupted_at(12)), whole)
+    assert checkpoint_steps(path) == (12, 12)
+    for other, message in (
+        ({"weights": WEIGHTS[::-1]}, "with other numbers in the loss or in the model."),
+        ({"weights": WEIGHTS[1:]}, "with other leaves to optimise, or another optimiser."),
+        ({"key": jr.fold_in(key, 1)}, "with another `key`."),
+    ):
+        with pytest.raises(ValueError, match=f"`checkpoint` must be that of the same problem, got .*{message}"):
+            run(checkpoint=path, **other)
+    with pytest.raises(ValueError, match="`checkpoint` must be that of the same problem"):
+        descend(NOISY, jnp.zeros(2), key, checkpoint=path)
+
+
 def test_fronts_refuse_bad_choices(key):
     run = lambda loss=None, weights=WEIGHTS, **bad: pareto(
         two_bowls() if loss is None else loss, jnp.zeros(3), weights, **({"optimizer": SLOW, "steps": 2, "key": key} | bad)
@@ -445,7 +469,7 @@ def test_fronts_refuse_bad_choices(key):
         ({"weights": np.ones((2, 3))}, r"`weights` must have shape \(member, 2\), one column for each term, got shape \(2, 3\)."),
         ({"weights": [[1.0, -1.0]]}, r"`weights` must be finite and not negative, got "),
         ({"weights": [[1.0, np.nan]]}, r"`weights` must be finite and not negative, got "),
-        ({"steps": 0}, "`steps` must be at least 1, got 0."),
+        ({"steps": 0}, r"`steps` must be at least 1, like `every`, got \(0, 50\)."),
         ({"repeats": 1}, "`repeats` must be at least 2, got 1."),
         ({"average": -0.1}, r"`average` must lie in \[0, 1\), got -0.1."),
     ):

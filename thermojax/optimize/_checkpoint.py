@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,6 +17,8 @@ from jaxtyping import PRNGKeyArray as Key, PyTree
 
 from thermojax._check import require
 
+State = TypeVar("State")
+
 
 def identity(descent: PyTree, owners: PyTree, key: Key) -> dict[str, Any]:
     """What tells one problem from another: names, shapes and types of what is optimised, and a hash of all numbers that are known."""
@@ -24,14 +27,13 @@ def identity(descent: PyTree, owners: PyTree, key: Key) -> dict[str, Any]:
     return {"leaves": leaves, "numbers": _hash(owners), "key": f"{jr.key_impl(key)} {_hash(key)}"}
 
 
-def save(path: str | os.PathLike, track: Any, problem: dict[str, Any]) -> None:
-    """Write the track of a descent in place of what is there."""
+def save(path: str | os.PathLike, state: PyTree, problem: dict[str, Any], made: int, **told: Any) -> None:
+    """Write the state of a descent, the number of steps made and what else is told, in place of what is there."""
     path = Path(path)
-    header = {"thermojax": "fit", "problem": problem, "best_step": track.best_step, "stopped": track.stopped}
-    header |= {"sizes": [track.history.size, track.validation.size]}
     arrays = io.BytesIO()
-    eqx.tree_serialise_leaves(arrays, _arrays(track))
-    header["sha256"] = hashlib.sha256(arrays.getbuffer()).hexdigest()
+    eqx.tree_serialise_leaves(arrays, jax.tree.map(_as_numbers, state))
+    digest = hashlib.sha256(arrays.getbuffer()).hexdigest()
+    header = {"thermojax": "fit", "problem": problem, "made": made, "told": told, "sha256": digest}
     draft = path.with_name(f".{path.name}.draft")
     try:
         with open(draft, "wb") as file:
@@ -45,36 +47,41 @@ def save(path: str | os.PathLike, track: Any, problem: dict[str, Any]) -> None:
         raise
 
 
-def restore(path: str | os.PathLike, track: Any, problem: dict[str, Any]) -> Any:
-    """The track that was saved; `track` itself if there is none.
+def restore(
+    path: str | os.PathLike, problem: dict[str, Any], like: Callable[[int, dict[str, Any]], State]
+) -> tuple[State, int, dict] | None:
+    """The state that was saved, the number of steps made and what else was told; None if there is no file.
+
+    Args:
+        path: The file.
+        problem: What it must be of.
+        like: Returns a state with the shapes and types of the one that was saved, of the steps made and what was told.
 
     Raises:
-        ValueError: if the file is no checkpoint of `fit`, or of another problem.
+        ValueError: if the file is no checkpoint of a descent, or of another problem.
     """
     path = Path(path)
     require(path.parent.is_dir(), "checkpoint", "be in a folder that exists", path)
     if not path.exists():
-        return track
+        return None
     header, content = _read(path)
     _compare(header["problem"], json.loads(json.dumps(problem)), path)
     _check_whole(header, content, path)
-    sizes = zip((track.history, track.validation), header["sizes"], strict=True)
-    history, validation = (np.zeros(size, a.dtype) for a, size in sizes)
-    like = track._replace(history=history, validation=validation)
-    arrays = eqx.tree_deserialise_leaves(io.BytesIO(content), _arrays(like))
-    descent, best, history, validation = jax.tree.map(_as_it_was, (track.descent, track.best, history, validation), arrays)
-    return type(track)(descent, best, header["best_step"], history, validation, header["stopped"])
+    made, told = header["made"], header["told"]
+    state = like(made, told)
+    numbers = eqx.tree_deserialise_leaves(io.BytesIO(content), jax.tree.map(_as_numbers, state))
+    return jax.tree.map(_as_it_was, state, numbers), made, told
 
 
 def checkpoint_steps(path: str | os.PathLike) -> tuple[int, int]:
     """Steps that the descent of a checkpoint has made, and how many it was asked to make.
 
     Raises:
-        ValueError: if the file is no checkpoint of `fit`, or damaged.
+        ValueError: if the file is no checkpoint of a descent, or damaged.
     """
     header, content = _read(Path(path))
     _check_whole(header, content, path)
-    return header["sizes"][0], header["problem"]["steps"]
+    return header["made"], header["problem"]["steps"]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -85,7 +92,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     except ValueError:
         header = None
     if not isinstance(header, dict) or header.get("thermojax") != "fit":
-        raise ValueError(f"`checkpoint` must be a file that `fit` wrote, got {path}.")
+        raise ValueError(f"`checkpoint` must be a file that `fit` or `pareto` wrote, got {path}.")
     return header, content
 
 
@@ -102,11 +109,6 @@ def _compare(found, problem, path):
     for name, value in problem.items():
         other = words.get(name, f"`{name}` = {found.get(name)!r} instead of {value!r}")
         require(found.get(name) == value, "checkpoint", "be that of the same problem", f"{path} with {other}")
-
-
-def _arrays(track):
-    """What is written: keys as numbers."""
-    return jax.tree.map(_as_numbers, (track.descent, track.best, track.history, track.validation))
 
 
 def _as_numbers(leaf):

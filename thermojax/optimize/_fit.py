@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray as Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray as Key, PyTree, Shaped
 
 from thermojax._array import as_scalar
 from thermojax._check import require
@@ -147,7 +147,7 @@ def fit(
     def advance(track):
         done = track.history.size
         size = min(every, steps - done)
-        keys = _step_keys(noise_key, jnp.arange(done, done + size)) if noise == "fresh" else jnp.broadcast_to(noise_key, (size,))
+        keys = step_keys(noise_key, jnp.arange(done, done + size)) if noise == "fresh" else jnp.broadcast_to(noise_key, (size,))
         descent, (losses, flat) = _round(loss, optimizer, fixed, track.descent, keys, mode, jnp.asarray(average))
         rule = "depend on the leaves that are picked"
         require(done > 0 or not bool(jnp.all(flat)), "loss", rule, f"a gradient of zero in each of the first {size} steps")
@@ -173,16 +173,35 @@ def fit(
         settings = {"steps": steps, "every": every, "mode": mode, "noise": noise, "average": float(average), "patience": patience}
         settings |= {"tolerance": tolerance, "validate": "a function" if callable(validate) else validate}
         problem |= settings | identity(descent, (loss, model, validate), key)
-        track = restore(checkpoint, track, problem)
+        track = _resumed(checkpoint, track, problem)
     while track.stopped is None:
         track = advance(track)
         if checkpoint is not None:
-            save(checkpoint, track, problem)
+            told = {"best_step": track.best_step, "stopped": track.stopped, "validations": track.validation.size}
+            save(checkpoint, _saved(track), problem, track.history.size, **told)
         if progress is not None and track.stopped != "diverged":
             last = (track.history.size - 1) // every * every
             progress(track.history.size, float(np.mean(track.history[last:])))
     found = eqx.combine(track.best, fixed)
     return Fit(found, jnp.asarray(track.history), jnp.asarray(track.validation, float), track.best_step, track.stopped)
+
+
+def _saved(track):
+    """The arrays of a track."""
+    return track.descent, track.best, track.history, track.validation
+
+
+def _resumed(checkpoint, track, problem):
+    """The track that a checkpoint holds; the one given if there is no file yet."""
+
+    def like(made, told):
+        return _saved(track._replace(history=np.zeros(made, track.history.dtype), validation=np.zeros(told["validations"])))
+
+    found = restore(checkpoint, problem, like)
+    if found is None:
+        return track
+    (descent, best, history, validation), _, told = found
+    return _Track(descent, best, told["best_step"], history, validation, told["stopped"])
 
 
 def descent_step(loss: Loss, optimizer: optax.GradientTransformation, fixed: PyTree, mode: str, average: ArrayLike) -> Callable:
@@ -221,7 +240,8 @@ def _validation(validate, params, fixed):
 
 
 @jax.jit
-def _step_keys(key, steps):
+def step_keys(key: Key, steps: Int[Array, " step"]) -> Shaped[Array, " step"]:
+    """A key for each of the steps, which depends on the step's number alone."""
     return jax.vmap(lambda k: jr.fold_in(key, k))(steps)
 
 

@@ -1,5 +1,7 @@
 """Fronts of competing objectives: one descent for each choice of weights, all of them in one compiled solve."""
 
+import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,7 +15,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray as Key, PyTree
 
 from thermojax._array import as_float
 from thermojax._check import require
-from thermojax.optimize._fit import Descent, descent_step
+from thermojax.optimize._checkpoint import identity, restore, save
+from thermojax.optimize._fit import Descent, descent_step, step_keys
 from thermojax.optimize._gradients import check_loss, check_mode, Loss, picked, Where
 
 
@@ -33,6 +36,15 @@ class Front(NamedTuple):
     that is not finite."""
 
 
+class _State(NamedTuple):
+    """Where the descents of a front are."""
+
+    descents: Descent
+    """Of each member."""
+    flat: Bool[Array, " member"]
+    """Whether all gradients of a member were zero."""
+
+
 def pareto(
     loss: Loss,
     model: PyTree,
@@ -44,6 +56,9 @@ def pareto(
     mode: str = "reverse",
     average: float = 0.0,
     repeats: int = 30,
+    every: int = 50,
+    checkpoint: str | os.PathLike | None = None,
+    progress: Callable[[int], None] | None = None,
     key: Key,
 ) -> Front:
     """Minimise a weighted loss for each row of weights, from the same model and with the same noise, and judge what was found.
@@ -59,6 +74,9 @@ def pareto(
         mode: As in `fit`.
         average: As in `fit`.
         repeats: Calls of ``loss.terms`` that judge each member, at least two.
+        every: Steps in a round: one compiled scan.
+        checkpoint: A file for the descents of all members, as in `fit`.
+        progress: Called with the number of steps made after each round.
         key: Random key.
 
     Raises:
@@ -66,7 +84,7 @@ def pareto(
             picked; else as `fit`.
     """
     check_mode(mode)
-    require(steps >= 1, "steps", "be at least 1", steps)
+    require(steps >= 1 and every >= 1, "steps", "be at least 1, like `every`", (steps, every))
     require(0.0 <= average < 1.0, "average", "lie in [0, 1)", average)
     require(repeats >= 2, "repeats", "be at least 2", repeats)
     own = getattr(getattr(loss, "objective", None), "weights", None)
@@ -81,7 +99,21 @@ def pareto(
     check_loss(loss, model, key)
     params, fixed = picked(model, where)
     noise_key, judge_key = jr.split(key)
-    members, flat = _front(loss, optimizer, params, fixed, weights, jr.split(noise_key, steps), mode, jnp.asarray(average))
+    state, done, problem = _begin(optimizer, params, weights), 0, {}
+    if checkpoint is not None:
+        problem |= {"steps": steps, "every": every, "mode": mode, "average": float(average)}
+        problem |= identity(state, (loss, model, weights), key)
+        kept = restore(checkpoint, problem, lambda made, told: state)
+        state, done, _ = (state, done, {}) if kept is None else kept
+    while done < steps:
+        keys = step_keys(noise_key, jnp.arange(done, min(done + every, steps)))
+        state = _round(loss, optimizer, fixed, weights, state, keys, mode, jnp.asarray(average))
+        done += keys.shape[0]
+        if checkpoint is not None:
+            save(checkpoint, state, problem, done)
+        if progress is not None:
+            progress(done)
+    members, flat = state.descents.averaged, state.flat
     first = np.array2string(np.asarray(weights)[np.argmax(flat)], precision=6)
     got = f"a gradient of zero in each of the {steps} steps for the weights {first}"
     require(not np.any(flat), "loss", "depend on the leaves that are picked", got)
@@ -93,14 +125,20 @@ def pareto(
 
 
 @eqx.filter_jit
-def _front(loss, optimizer, params, fixed, weights, keys, mode, average):
-    def solve(row):
-        weighted = eqx.tree_at(lambda own: own.objective.weights, loss, row)
-        start = Descent(params, params, optimizer.init(params), jnp.zeros((), int))
-        last, (_, flat) = lax.scan(descent_step(weighted, optimizer, fixed, mode, average), start, keys)
-        return last.averaged, jnp.all(flat)
+def _begin(optimizer, params, weights):
+    start = Descent(params, params, optimizer.init(params), jnp.zeros((), int))
+    spread = lambda a: jnp.broadcast_to(a, (weights.shape[0], *jnp.shape(a)))
+    return _State(jax.tree.map(spread, start), jnp.ones(weights.shape[0], bool))
 
-    return jax.vmap(solve)(weights)
+
+@eqx.filter_jit
+def _round(loss, optimizer, fixed, weights, state, keys, mode, average):
+    def advance(row, descent, flat):
+        weighted = eqx.tree_at(lambda own: own.objective.weights, loss, row)
+        descent, (_, flats) = lax.scan(descent_step(weighted, optimizer, fixed, mode, average), descent, keys)
+        return _State(descent, flat & jnp.all(flats))
+
+    return jax.vmap(advance)(weights, state.descents, state.flat)
 
 
 @eqx.filter_jit

@@ -96,16 +96,16 @@ def run(parameters: ActiveParticle, key: jax.Array, progress: Progress) -> Resul
     noiseless = ByMoments(objective, initial, ts)
     prices = np.stack([np.ones(p.members), np.geomspace(p.price_low, p.price_high, p.members)], axis=1)
 
-    def descend(loss, steps, key, **options):
+    def descend(title, loss, steps, key, **options):
         optimizer = optax.adam(optax.cosine_decay_schedule(p.learning_rate, steps))
-        where = lambda dynamics: dynamics.protocol.free
-        return pareto(loss, drive(bounded), prices, optimizer=optimizer, steps=steps, where=where, key=key, **options)
+        options |= {"where": lambda dynamics: dynamics.protocol.free, "checkpoint": progress.checkpoint(title)}
+        with progress.stage(title, steps) as done:
+            return pareto(loss, drive(bounded), prices, optimizer=optimizer, steps=steps, progress=done, key=key, **options)
 
-    with progress.stage("optimising both controls at every price"):
-        front = descend(MonteCarlo(objective, initial, ts, p.batch), p.iterations, front_key, average=0.95, repeats=100)
-        jax.block_until_ready(front.values)
-    with progress.stage("optimising without noise, by the moments"):
-        best = descend(noiseless, 6 * p.iterations, best_key, repeats=2)
+    loss = MonteCarlo(objective, initial, ts, p.batch)
+    front = descend("optimising both controls at every price", loss, p.iterations, front_key, average=0.95, repeats=100)
+    best = descend("optimising without noise, by the moments", noiseless, 6 * p.iterations, best_key, repeats=2)
+    with progress.stage("judging the front without noise"):
         exact = jnp.stack([noiseless.terms(member) for member in front.models])
     with progress.stage("judging ramp, jump and optimum on fresh noise"):
         driven = {"ramp": ramp, "jump": jump, "found": front.models[-1]}
