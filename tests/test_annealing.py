@@ -76,6 +76,7 @@ def test_unadjusted_chains_are_unbiased_to_rounding(levels, monkeypatch):
     assert abs(wrong(1.0) / z - 1) > 1e-4
 
 
+@pytest.mark.slow
 @needs_x64
 def test_the_bounds_of_a_chain_are_those_of_its_transfer_matrices(key, monkeypatch):
     z, first = moments()
@@ -96,6 +97,7 @@ def test_the_bounds_of_a_chain_are_those_of_its_transfer_matrices(key, monkeypat
         assert_estimate(found.eubo, elbo)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 8, 64])
 def test_weights_of_unadjusted_chains_average_to_the_normaliser(key, levels):
     z, first = moments()
@@ -242,6 +244,7 @@ def free_chain():
 FREE = lambda chain: (chain.schedule, chain.kernel)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_gradients_through_unadjusted_chains_are_those_of_common_noise(key):
     loss, chain = NegativeElbo(32), free_chain()

@@ -126,4 +126,4 @@ def test_import_is_quick():
         import thermojax
         print((process_time() - built_on) / (built_on - start))
         """
-    assert min(float(run_python(textwrap.dedent(code))) for _ in range(3)) < 1.0
+    assert any(float(run_python(textwrap.dedent(code))) < 1.0 for _ in range(3))

@@ -90,12 +90,14 @@ def test_a_wrong_factor_is_found_with_its_number():
         check_finds(audited(0.9), "The score loses at least", "Multiplied by 0.9")
 
 
+@pytest.mark.slow
 def test_a_factor_that_changes_with_the_noise_points_to_the_clock():
     found = small(broken(drift=1.0))
     assert any("The best factor runs from" in fault and "wrong schedule or clock" in fault for fault in found.faults), found.faults
     assert not any("The best factor runs from" in fault for fault in (*audited().faults, *audited(0.9).faults))
 
 
+@pytest.mark.slow
 def test_what_was_memorised_is_found():
     found = small(broken(memory=1.0), trained_on=FEW)
     assert any("The model has memorised" in fault for fault in found.faults), found
@@ -105,6 +107,7 @@ def test_what_was_memorised_is_found():
     assert float(found.memorised.seen.bound.value) < ENTROPY < float(found.profile.bound.value)
 
 
+@pytest.mark.slow
 def test_a_prior_that_misses_the_noised_data_is_found():
     shifted = small(broken(), prior=Gaussian([1.0], 1.0))
     check_finds(shifted, "The prior costs at least")
@@ -116,6 +119,7 @@ def test_a_prior_that_misses_the_noised_data_is_found():
     assert float(late.profile.terminal.value) > 0.05
 
 
+@pytest.mark.slow
 def test_a_singular_end_is_cut_and_noted():
     found = audited(start=0.0)
     assert "The schedule has no noise at t = 0; it was cut by" in found.remarks[-1]

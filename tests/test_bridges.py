@@ -88,6 +88,7 @@ def test_closed_form_is_that_of_sinkhorn_on_a_grid(name):
     assert abs(float(wrong.coupling.covariance[0, 1]) - cross) > 1e-2
 
 
+@pytest.mark.slow
 @every_reference
 def test_both_guides_add_up_to_the_score(name):
     bridge = bridge_of(name)
@@ -155,6 +156,7 @@ def test_path_kl_decomposes_for_any_coupling_of_the_same_ends(name):
     assert abs(excess(np.zeros((2, 2)), 1.2 * LAST)) > 5e-3
 
 
+@pytest.mark.slow
 def test_little_noise_is_optimal_transport():
     # The map of Gaussians is linear, A^{-1/2}(A^{1/2}BA^{1/2})^{1/2}A^{-1/2}.
     sigma = 0.02
@@ -250,6 +252,7 @@ def test_both_directions_are_one_process_up_to_the_step(key):
     assert float(mean(wrong.forward(10000, key=key).log_ratios).value) > 0.1
 
 
+@pytest.mark.slow
 @needs_x64
 @pytest.mark.parametrize("covariance", [1.0, FIRST], ids=["isotropic", "full"])
 def test_path_kl_is_differentiable(covariance):
@@ -286,6 +289,7 @@ def clouds():
     return exact, sampled_bridge(x0s, x1s, exact.reference, t1=exact.t1, threshold=1e-4)
 
 
+@pytest.mark.slow
 def test_sinkhorn_finds_the_coupling_and_its_cost(clouds):
     exact, found = clouds
     assert bool(found.converged)
@@ -330,6 +334,7 @@ def test_sampled_bridge_has_the_marginals_of_the_closed_form(clouds, key):
     assert jnp.max(nearest) < rounding(10)
 
 
+@pytest.mark.slow
 def test_the_potential_is_carried_back_by_the_reference_and_the_guide_is_its_slope(clouds):
     _, found = clouds
     guide, x = found.guide, jnp.array([0.4, -0.2])

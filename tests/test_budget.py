@@ -142,6 +142,7 @@ def test_samples_agree_with_quadrature_and_independent_coordinates_add(key):
 # Grids.
 
 
+@pytest.mark.slow
 def test_dynamic_programming_finds_the_cheapest_of_all_grids(profile):
     of = lambda rows: float(jnp.sum(step_costs(jax.tree.map(lambda a: a[jnp.asarray(rows)] if a.ndim else a, profile))))
     every = {(0, *rows, 8): of((0, *rows, 8)) for rows in itertools.combinations(range(1, 8), 2)}

@@ -88,6 +88,7 @@ def check_scaling(before, after, factor):
     assert ratio(after) - ratio(before) == pytest.approx(2 * np.log(factor), abs=100 * TIGHT)
 
 
+@pytest.mark.slow
 def test_collapse_of_points_depends_on_the_ratio_of_signal_to_noise_alone(key):
     points = np.random.default_rng(0).normal(size=(64, 6))
     before, after = (collapse_time_of_points(OU, a, horizon=5.0, samples=128, key=key) for a in (points, 1.7 * points))

@@ -44,7 +44,8 @@ print(*(float(np.max(np.abs(np.asarray(fits[0].history) - np.asarray(fit.history
 """
 
 
-@pytest.mark.parametrize("fit", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gradient", "descent"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [False, True], ids=["gradient", "descent"])
 def test_gradients_are_averaged_over_devices(fit):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     code = CODE.format(x64=jax.config.jax_enable_x64, fit=fit)

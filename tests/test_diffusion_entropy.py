@@ -258,6 +258,7 @@ def test_total_entropy_of_the_noising_has_the_exact_statistics(key):
             check_statistics(totals)
 
 
+@pytest.mark.slow
 def test_midpoint_sum_of_the_noising_telescopes_even_for_coarse_euler_steps(key):
     found = path_entropies(OU, EVEN, PATHS, jnp.linspace(0.0, 10.0, 41), stepper=EulerMaruyama(), key=key)
     assert np.allclose(found.midpoint_medium, telescoped(found), atol=rounding(10.0, 40))
@@ -320,6 +321,7 @@ def test_theorem_holds_for_a_wrong_score_at_coarse_steps(key):
         check_theorem(exponential_mean(found.medium))
 
 
+@pytest.mark.slow
 def test_an_average_of_infinite_variance_warns_though_no_sample_shows_it(key):
     # Exact: the second moment of the noising to N(0, 1) is infinite for components narrower than 1/2.
     for variance, finite in ((0.4, False), (0.49, False), (0.51, True), (1.0, True)):

@@ -363,6 +363,7 @@ def test_the_death_of_one_process_ends_the_others_with_a_sentence(victim):
     assert err == f"Error: Process {victim} has died, and with it the run of 2 processes. Go on.\n"
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_the_others():
     what = "if turn == 5 and not crew.leads: raise RuntimeError('mine')"
     with processes(ENDLESS.replace("{what}", what)) as started:

@@ -102,6 +102,7 @@ def test_gradient_of_mean_work_is_the_difference_quotient_with_the_same_noise(ke
     assert abs(jax.grad(mean_work)(2.0) - difference) < 1e-7 * abs(difference)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_times_are_differentiable_too(key):
     def final(end):
@@ -144,6 +145,7 @@ def test_diffrax_euler_is_our_euler_for_coefficients_that_do_not_change(key):
     assert jnp.max(jnp.abs(ours - theirs)) < rounding(10)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_euler_converges_at_first_order_in_the_mean_work_of_a_trap_without_noise():
     from thermojax.exact import moving_trap_work

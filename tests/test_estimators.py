@@ -68,6 +68,7 @@ def test_error_bars_cover_the_truth_as_often_as_they_say(key):
     assert jnp.all((covered > 0.92) & (covered < 0.97)), covered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "believed"), [(0.5, True), (1.5, True), (3.5, False), (5.0, False)])
 def test_estimates_that_rare_samples_dominate_are_not_trustworthy(key, spread, believed):
     verdicts = jax.vmap(lambda k: exponential_mean(spread * jr.normal(k, (20_000,))).trustworthy)(jr.split(key, 20))
@@ -127,6 +128,7 @@ def test_estimators_are_differentiable():
         assert jax.grad(value)(1.0) == pytest.approx(float((value(1 + h) - value(1 - h)) / (2 * h)), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 1e30])
 def test_whole_weights_count_a_sample_as_often(factor):
     rng = np.random.default_rng(0)
@@ -202,6 +204,7 @@ def autoregression(key, memory, shape):
     return jax.lax.scan(step, noise[..., 0], noise.swapaxes(0, -1))[1].swapaxes(0, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
 def test_inefficiency_of_an_autoregression_is_known(key, memory):
     chains = autoregression(key, memory, (8, 8000))

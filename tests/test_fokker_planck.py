@@ -222,6 +222,7 @@ def test_current_of_a_driven_ring_is_that_of_the_closed_form():
     assert rates.entropy_production == pytest.approx(rate * push**2, rel=rounding(steps=1000))
 
 
+@pytest.mark.slow
 @needs_x64
 def test_current_over_a_periodic_barrier_converges_to_stratonovich_formula():
     # J = D (1 - e^{-fL}) / int dx int_x^{x+L} dy exp(U(y) - U(x)) with U = 1.5 cos x - f x, by the trapezoidal rule (periodic in x).
@@ -286,6 +287,7 @@ def test_turning_force_in_the_plane_gives_the_exact_covariance_at_late_times():
     assert rates.entropy_production == pytest.approx(2 * 0.7**2, rel=2e-2)
 
 
+@pytest.mark.slow
 def test_density_between_absorbing_ends_decays_as_it_must():
     grid = Grid(0.0, 1.0, 100, "open")
     free = Overdamped(lambda x, lam: 0.0 * jnp.sum(x), Constant(0.0))
@@ -309,6 +311,7 @@ def test_forward_and_backward_solutions_keep_their_product(kind):
     assert jnp.ptp(jax.vmap(grid.integrate)(forward * backward[::-1])) > 1e-3
 
 
+@pytest.mark.slow
 def test_backward_equation_gives_exponential_and_mean_work():
     found, start, _, ratio = started("pushed")
     u = feynman_kac(PUSHED, LINE, TS, exponent=-1.0, quantity="reduced work")
@@ -471,6 +474,7 @@ def refused(message):
     return pytest.raises(ValueError, match=re.escape(message))
 
 
+@pytest.mark.slow
 def test_grids_that_cut_off_probability_say_how_much():
     dynamics = SYSTEMS["dragged trap"]
     with refused("`grid` must hold the initial density, got 0.0227 of its probability outside."):
@@ -520,6 +524,7 @@ def test_bad_input_is_refused():
         feynman_kac(OrnsteinUhlenbeck(), LINE, TS, exponent=1.0)
 
 
+@pytest.mark.slow
 def test_quartic_mean_energy_relaxes_to_the_equilibrium_one():
     dynamics = Overdamped(Polynomial([0.0, 0.3, -1.0, 0.0, 0.5]), Constant(0.0), Isothermal(2.0))
     grid = Grid(-4.0, 4.0, 120)

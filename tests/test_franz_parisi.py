@@ -72,6 +72,7 @@ def test_slope_and_curvature_are_derivatives_by_the_squared_distance():
         assert np.allclose(found.slope, (above.value - found.value) / (h * 2 * np.sqrt(qs)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_monte_carlo_agrees_with_quadrature_in_one_dimension(key):
     found, exact = franz_parisi(OU, PAIR, QS, 0.42, samples=4000, key=key), franz_parisi_quadrature(OU, PAIR, QS, 0.42)
     check_estimates(found.value, exact.value)

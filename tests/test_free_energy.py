@@ -102,6 +102,7 @@ def test_error_bars_of_crossing_and_cumulants_cover_the_truth(key):
     assert jnp.all((covered > 0.92) & (covered < 0.97)), covered
 
 
+@pytest.mark.slow
 def test_crossing_needs_no_temperature_but_notices_a_wrong_one(key):
     forward, backward = gaussian_work(key, 1.0, 5000)
     right, wrong = crossing(forward, backward, beta=1.0), crossing(forward, backward, beta=1.5)
@@ -124,6 +125,7 @@ def test_cumulants_are_exact_for_gaussian_work_from_the_second_order_on(key):
         assert_estimate(cumulants(work, beta=beta + 1.0), 3 + 0.245 - beta * 0.245)
 
 
+@pytest.mark.slow
 def test_third_cumulant_improves_on_the_second_for_skewed_work(key):
     # Work of Gamma law, shape 2: beta F = 2 ln(1 + s), cumulants 2 s, 2 s^2, 4 s^3.
     s = 0.5
@@ -143,6 +145,7 @@ def stiffening(key, windows, n):
     return lams, 0.5 * jr.normal(key, (windows, n)) ** 2 / lams[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "order"), [("trapezoid", 2), ("spline", 3)])
 def test_quadrature_converges_at_its_order(rule, order):
     # Means without noise: mean force 1/(2 lam). The natural spline loses one order to its ends.
@@ -171,6 +174,7 @@ def test_thermodynamic_integration_finds_the_free_energy(key):
         assert_estimate(thermodynamic_integration(lams, jnp.roll(slopes, 1, axis=0), rule="spline"), exact)
 
 
+@pytest.mark.slow
 def test_coarse_quadrature_is_not_trustworthy(key):
     assert not thermodynamic_integration(*stiffening(key, 3, 100_000)).trustworthy
     assert not thermodynamic_integration(*stiffening(key, 2, 1000)).trustworthy
@@ -209,6 +213,7 @@ def test_mbar_of_two_states_is_bar():
     assert entry(mbar(reduced, [200, 200]), 1).value == pytest.approx(float(bar(forward, backward, beta=1.0).value), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_mbar_of_states_that_hardly_overlap_is_not_trusted(key):
     pytest.importorskip("pymbar")
     centres = np.array([0.0, 5.0])

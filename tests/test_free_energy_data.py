@@ -113,6 +113,7 @@ def test_correlation_moves_no_value_and_widens_every_error_bar(legs):
     assert max(inefficiency(slopes) for slopes in leg.slopes) > 1.03
 
 
+@pytest.mark.slow
 def test_repeating_every_frame_makes_no_error_bar_smaller(legs):
     leg = legs["coulomb"]
     fivefold = dataclasses.replace(leg, energies=np.repeat(leg.energies, 5, axis=1), slopes=np.repeat(leg.slopes, 5, axis=1))
@@ -186,6 +187,7 @@ def test_a_run_tells_published_values_verdicts_and_the_reason(finished):
     assert set(results.figures) == {"coulomb_windows", "coulomb_jump"}
 
 
+@pytest.mark.slow
 def test_a_run_takes_double_precision_for_itself_only(finished):
     results, after = finished
     assert after == jnp.float32

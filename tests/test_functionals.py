@@ -71,6 +71,7 @@ WRONG_HEATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG_HEATS.values(), ids=WRONG_HEATS)
 def test_first_law_check_can_fail(key, wrong):
     dynamics, stepper = SYSTEMS["cooled, pushed, wavy"], EulerMaruyama()
@@ -137,6 +138,7 @@ def test_log_ratio_changes_sign_when_the_path_is_reversed(key):
     assert abs(ratio(forward, path, 0.0) + ratio(backward, path[::-1], 0.0)) > 1e-3
 
 
+@pytest.mark.slow
 def test_exact_relaxation_has_no_shadow_work(key):
     dynamics = SYSTEMS["jumps at both ends"]
     ts, path = path_of(dynamics, ExactLinear(), key, steps=3)
@@ -167,6 +169,7 @@ WRONG_ENTROPIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG_ENTROPIES.values(), ids=WRONG_ENTROPIES)
 def test_integral_fluctuation_theorem_check_can_fail(key, wrong):
     with pytest.raises(AssertionError):
@@ -199,6 +202,7 @@ def test_integral_by_quadrature_is_one_to_rounding_for_the_exact_ratio_at_a_larg
     assert abs(integral_by_quadrature(log_ratio, 0.2) - 1) < 1e-10
 
 
+@pytest.mark.slow
 @needs_x64
 def test_bias_of_the_stratonovich_form_falls_linearly_with_the_step():
     steps = [0.01, 0.005, 0.0025]
@@ -283,6 +287,7 @@ def test_log_ratio_of_a_solver_without_density_names_the_steppers_that_have_one(
         accumulate(log_ratio, SYSTEMS["quartic"], jnp.zeros((3, 1)), jnp.linspace(0.0, 1.0, 3), stepper=Diffrax(diffrax.ShARK()), key=key)
 
 
+@pytest.mark.slow
 def test_compensated_breathing_does_nothing_to_any_trajectory(key):
     # beta * k constant: Y = 0 on every path while work is done (k = 1 + t, beta = 1/(1 + t): <W> = 1/2).
     dynamics = Overdamped(Breathing(), lambda t: 1 + t, lambda t: 1 / (1 + t))

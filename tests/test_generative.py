@@ -82,6 +82,7 @@ def check_flow_nll(score, prior, expected):
     assert flow_nll(score, prior) == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_likelihood_of_the_flow_agrees_with_quadrature():
     for factor, expected in MODELS.items():
@@ -93,6 +94,7 @@ def test_likelihood_of_the_flow_agrees_with_quadrature():
         check_flow_nll(scaled(1.0), Gaussian([0.0], 1.1), MODELS[1.0])
 
 
+@pytest.mark.slow
 @needs_x64
 def test_likelihood_of_the_flow_of_a_gaussian_fit_is_that_of_the_fit():
     variance = lambda t: 1 + 0.4 * jnp.exp(-2 * t)
@@ -113,6 +115,7 @@ def test_likelihood_of_the_flow_is_the_density_in_three_dimensions(key):
     assert_estimate(estimate(guesses), THREE.log_prob(x))
 
 
+@pytest.mark.slow
 def test_likelihood_from_a_later_start_is_that_of_the_noised_data():
     # Two equal components: the exact prior is a Gaussian.
     twins, early = GaussianMixture([1.0, 1.0], [[0.3], [0.3]], [0.4, 0.4]), number(0.2)
@@ -122,6 +125,7 @@ def test_likelihood_from_a_later_start_is_that_of_the_noised_data():
     assert jnp.allclose(logs, expected, rtol=100 * TIGHT, atol=100 * TIGHT)
 
 
+@pytest.mark.slow
 def test_hutchinson_is_exact_in_one_dimension(key):
     guesses = flow_logs(scaled(0.9), standard_normal(1), divergence="hutchinson", key=key)
     assert close(guesses, flow_logs(scaled(0.9), standard_normal(1)), steps=100)
@@ -397,6 +401,7 @@ def test_untrained_network_is_the_score_of_the_gaussian_fit(kind):
     check_untrained(network(kind), image_fit())
 
 
+@pytest.mark.slow
 @with_and_without_cells
 def test_check_of_an_untrained_network_can_fail(kind):
     with pytest.raises(AssertionError):
@@ -425,6 +430,7 @@ def test_gradients_of_the_loss_are_finite_and_reach_every_parameter(key):
     assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(gradient.network))
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_changes_the_score(key):
     score = eqx.filter_jit(network("plain", trained=True, dropout=0.5))
     t, x = number(0.5), jnp.linspace(-1.0, 1.0, DIM)

@@ -124,6 +124,7 @@ def test_losses_vanish_for_the_balanced_network_and_not_for_others(name, network
     assert (float(on(LOSSES[name], turned, paths)) > 1e-3) == (name != "flow")
 
 
+@pytest.mark.slow
 @each
 def test_trajectory_balance_squares_the_dissipation_and_gradients_vanish_at_the_optimum(name, networks, paths):
     good, bad = networks

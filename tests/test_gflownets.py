@@ -141,6 +141,7 @@ def check_grid(found, graph, second):
     assert float(found.divergence) == pytest.approx(1.5712535776, abs=max(1e-10, rounding(5)))
 
 
+@pytest.mark.slow
 def test_the_uniform_policy_on_the_grid_has_known_moments(big):
     environment, graph, model = big
     assert graph.states.shape == (128, 3)
@@ -506,6 +507,7 @@ def test_paths_longer_than_they_may_be_are_refused(key):
             check_environment(Ladder(length=4), limit=limit, samples=200, key=key)
 
 
+@pytest.mark.slow
 def test_paths_of_q_start_from_what_is_known_of_the_target(graphs, key):
     environment, graph = ENVIRONMENTS["bits"], graphs["bits"]
     states = graph.sample(50, key=key)

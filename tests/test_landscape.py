@@ -169,6 +169,7 @@ def test_speciation_of_two_classes_agrees_with_the_closed_form(centre):
         check_speciation(speciation_time(OU, pair([1.0], 0.4**2), centre=centre, horizon=3.0), SPECIATION[1.0, 0.4])
 
 
+@pytest.mark.slow
 def test_speciation_follows_rate_and_temperature():
     found = speciation_time(OrnsteinUhlenbeck(0.7, 1.6), pair([1.3], 0.5), horizon=4.0)
     check_speciation(found, float(symmetric_mixture_speciation_time(1.3, 0.5, rate=0.7, temperature=1.6)))

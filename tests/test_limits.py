@@ -63,6 +63,7 @@ def check_sandwich(lower, found, upper):
 
 
 @needs_x64
+@pytest.mark.slow
 def test_limits_on_the_line_are_those_of_the_table():
     rows = {name: line(name) for name in TABLE}
     for name, found in rows.items():
@@ -84,6 +85,7 @@ def test_limits_on_the_line_are_those_of_the_table():
         check_sandwich(rows["half"].initial_entropy, rows["half"].flow_nll, rows["half"].ceiling)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_identities_on_the_line_hold_for_a_lopsided_mixture_and_a_score_of_other_data():
     lopsided = GaussianMixture([1.0, 0.4], [[0.7], [-1.3]], [0.3, 0.6])

@@ -59,6 +59,7 @@ def denoising(steps=20, factor=1.0, final=DATA):
     return Diffusions(standard_normal(1), Reversed(NOISING, score, T), final, NOISING, jnp.linspace(0.0, T, steps + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 0.8])
 def test_both_sides_give_the_normaliser_at_coarse_steps(key, factor):
     found = assess(denoising(6, factor, Heavier(DATA, 0.9)), 10_000, backward=True, key=key)
@@ -70,6 +71,7 @@ def test_both_sides_give_the_normaliser_at_coarse_steps(key, factor):
     assert found.trust.verdict == "reliable"
 
 
+@pytest.mark.slow
 def test_a_lost_sign_of_the_ends_shows(key):
     pair = denoising(6)
     walks = pair.forward(10_000, key=key)
@@ -90,6 +92,7 @@ def test_log_ratio_of_a_path_is_the_same_from_either_side(key):
     assert abs(ahead - back) > 1e-3
 
 
+@pytest.mark.slow
 def test_path_divergence_of_a_wrong_score_has_its_closed_form(key):
     # Gaussian data at rest stay at rest: s = -x, so a factor f costs (1 - f)^2 <x^2> per unit time, 1/2 sigma^2 = 1.
     at_rest = standard_normal(1)
@@ -113,6 +116,7 @@ def test_switched_systems_are_a_pair(key, steps, mean):
     assert_estimate(found.log_z_both, 0.0)
 
 
+@pytest.mark.slow
 def test_switched_systems_with_inertia_are_a_pair(key):
     dynamics = Underdamped(Harmonic(2.0), Ramp(0.0, 1.0), mass=0.5)
     pair = Switched(dynamics, jnp.linspace(0.0, 1.0, 9))
@@ -174,10 +178,12 @@ class TestForwardBackward:
         both = eqx.filter_jit(lambda paths: [jax.vmap(lambda path, f=form: read(f, path), in_axes=1)(paths) for form in forms])
         return (*both(xs), xs)
 
+    @pytest.mark.slow
     def test_without_reference_it_is_the_ratio_of_the_kernels(self, key):
         continuous, kernels, _ = self.terms(32, key)
         assert jnp.max(jnp.abs(continuous - kernels)) < rounding(300.0, 32)
 
+    @pytest.mark.slow
     @needs_x64
     def test_with_a_reference_it_converges_to_it(self, key):
         # The stationary process is its own reversal; its density at the ends is the standard normal one.

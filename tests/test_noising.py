@@ -146,6 +146,7 @@ def check_fokker_planck(noising, log_density):
     assert worst < 1e-8, f"the Fokker-Planck equation misses by {worst}"
 
 
+@pytest.mark.slow
 @needs_x64
 @every_process
 def test_marginal_of_a_mixture_solves_the_fokker_planck_equation(noising):

@@ -240,6 +240,7 @@ def test_the_duration_is_a_leaf_like_any_other(key):
     assert abs(duration(found.mean) - (expected - 0.5)) > 20 * duration(found.stderr)
 
 
+@pytest.mark.slow
 def test_antithetic_noise_is_mirrored_and_takes_the_noise_out_of_what_is_linear(key):
     x0s, ts = jnp.zeros((6, 1)), grid_of_times(4)
     free = Overdamped(lambda x, lam: 0.0 * jnp.sum(x), lambda t: t)

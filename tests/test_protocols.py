@@ -204,12 +204,14 @@ def check_symmetry(values, sign):
     assert np.max(np.abs(off[:, :, ::-1] - np.array(sign) * off) / scale) < rounding(50)
 
 
+@pytest.mark.slow
 def test_bounds_hold_whatever_the_parameters(random):
     check_bounds(random["bounded"], LOW, HIGH)
     with pytest.raises(AssertionError):
         check_bounds(random["free"], LOW, HIGH)
 
 
+@pytest.mark.slow
 def test_slew_and_bounds_hold_together_whatever_the_parameters(random):
     check_slew(random["limited"], RATE)
     check_bounds(random["limited"], -1.2, 2.4)
@@ -233,6 +235,7 @@ def test_what_is_made_of_a_limited_protocol_is_no_faster():
     assert np.max(np.abs(np.asarray(random["no choice"]) - straight)) < rounding(50)
 
 
+@pytest.mark.slow
 def test_a_monotone_protocol_never_turns_round(random):
     check_turns(random["monotone"])
     with pytest.raises(AssertionError):

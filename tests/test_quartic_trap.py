@@ -84,6 +84,7 @@ def test_mean_work_is_that_of_an_ensemble_that_is_held(whole, key):
     assert abs(value - float(held.value)) < 4 * np.hypot(stderr, float(held.stderr))
 
 
+@pytest.mark.slow
 def test_mirrored_pairs_have_smaller_errors(whole):
     paired = TRAP.run(TRAP.parameters(**SMALL | {"noise": "antithetic"}), jr.key(3), Silent())
     assert paired.estimates["work"].stderr < 0.8 * whole[0].estimates["work"].stderr

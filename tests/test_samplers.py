@@ -106,6 +106,7 @@ def test_untrained_langevin_annealing_is_unbiased_as_importance_sampling(key, st
     assert_estimate(found.log_z, -0.4)
 
 
+@pytest.mark.slow
 def test_a_wrong_backward_kernel_is_seen(key):
     # The control of the backward kernel with the sign of the forward one.
     sampler = scrambled(sampler_of("cmcd", steps=3))
@@ -149,6 +150,7 @@ def test_log_ratio_is_that_of_kernels_evaluated_twice(key):
     assert jnp.max(jnp.abs(trace.log_ratios - jax.vmap(path)(trace.x0s, zs))) < rounding(30.0, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inertia", [False, True])
 def test_a_path_costs_one_look_per_state(key, inertia):
     calls = {"target": 0, "network": 0}
@@ -189,6 +191,7 @@ def at_rest(balance_log_z=0.3):
 class TestLosses:
     """What they are where the two measures agree, and where they do not."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("loss", BALANCES.values(), ids=BALANCES)
     def test_balances_vanish_where_both_measures_agree(self, key, loss):
         anywhere = loss(samples=10, stretch=1.3, ends=jr.normal(key, (5, 2)))
@@ -250,6 +253,7 @@ class TestLosses:
         assert jnp.allclose(short * 6, DetailedBalance(16)(sampler, key), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inertia", [False, True])
 def test_a_step_backward_has_the_log_ratio_of_the_same_step_forward(key, inertia):
     """The kernels of one step, made from the side of Q and read from that of P."""
@@ -316,6 +320,7 @@ def test_numbers_do_not_compile_again(key):
     assert len(traces) == first
 
 
+@pytest.mark.slow
 def test_precision_is_that_of_the_prior(key):
     sampler = jax.tree.map(lambda a: a.astype(jnp.float32) if eqx.is_inexact_array(a) else a, sampler_of("cmcd", inertia=True, steps=3))
     walks = sampler.forward(8, key=key)
@@ -343,6 +348,7 @@ def test_what_has_no_meaning_is_refused(key):
         OverdampedSampler(TARGET, sampler.network, jnp.zeros(2), jnp.zeros(2), jnp.zeros((3, 2)), jnp.zeros(3), side="both")
 
 
+@pytest.mark.slow
 def test_paths_into_a_hole_of_the_target_are_counted(key):
     sampler = sampler_of("ula", target=lambda x: jnp.where(x[0] > 2.5, jnp.nan, TARGET.log_prob(x)))
     found = assess(sampler, 10_000, key=key)

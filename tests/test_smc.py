@@ -161,6 +161,7 @@ def test_populations_that_lose_all_weight_are_refused_at_their_level(key):
         eqx.filter_jit(lambda c: smc(c, 4, islands=2, key=key).log_z.value)(chain).block_until_ready()
 
 
+@pytest.mark.slow
 def test_particles_whose_weight_is_not_a_number_are_counted_and_new_numbers_compile_nothing_anew(key):
     traces, counts = [], []
 

@@ -54,6 +54,7 @@ def test_all_may_start_at_one_place(key):
     assert close(found.values, 0.3)
 
 
+@pytest.mark.slow
 def test_a_trajectory_does_not_depend_on_how_many_there_are(key):
     few, many = (run(Keep(), samples=n, key=key).values for n in (300, 1000))
     assert np.array_equal(few, many[:300])
@@ -110,6 +111,7 @@ def test_histogram_and_quantiles(key):
         run(Histogram(edges + 10.0), key=key).quantile(0.5)
 
 
+@pytest.mark.slow
 def test_weighted_quantiles_are_those_of_the_measure_that_the_weights_make(key):
     # The final positions weighted by e^-W are in equilibrium at the end (Jarzynski): N(1, 1/2).
     edges = np.linspace(-4.0, 5.0, 91)
@@ -156,6 +158,7 @@ def test_what_was_seen_can_be_stored_and_added_up(key):
     assert np.array_equal(found["counts"].data["counts"], whole["counts"].data["counts"])
 
 
+@pytest.mark.slow
 def test_antithetic_pairs_have_the_error_bar_of_pairs(key):
     # The work of a trap is linear in the noise: pairs have none.
     mirrored = run(Moments(paired=True), noise="antithetic", key=key)
@@ -165,6 +168,7 @@ def test_antithetic_pairs_have_the_error_bar_of_pairs(key):
     assert run(Moments(paired=True), key=key).estimate().stderr > 0.01
 
 
+@pytest.mark.slow
 def test_exponential_averages_of_mirror_images_have_the_error_bar_of_pairs(key):
     options = {"noise": "antithetic", "block": 1000, "key": key}
     paired, alone, kept = (run(s, read=lambda walk: walk.x1[0] ** 2, **options) for s in (Exponential(paired=True), Exponential(), Keep()))
@@ -176,6 +180,7 @@ def test_exponential_averages_of_mirror_images_have_the_error_bar_of_pairs(key):
     assert abs(estimate.stderr / alone.estimate().stderr - 1) > 0.05
 
 
+@pytest.mark.slow
 def test_trajectories_that_are_not_finite_are_counted_and_left_out(key):
     read = lambda walk: jnp.where(walk.x0[0] > 0.5, jnp.nan, walk.sums)
     found = run({"moments": Moments(), "weights": Exponential(), "all": Keep()}, read=read, key=key)
@@ -271,6 +276,7 @@ def test_any_number_of_devices_gives_the_same_bits(count):
     assert set(found) == {fingerprint(None)}
 
 
+@pytest.mark.slow
 @needs_x64
 def test_moments_far_from_zero_keep_their_digits(key):
     found = run(Moments(), read=lambda walk: 1e6 + walk.sums, key=key)

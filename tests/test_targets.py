@@ -159,6 +159,7 @@ def stein(target, xs, *, key, sign=1.0):
     return mean(stein_terms(target, xs, key, jnp.asarray(sign, dtype=float)))
 
 
+@pytest.mark.slow
 @every_wide
 def test_draws_obey_the_score_of_the_density(target, key):
     draw_key, stein_key = jr.split(key)
@@ -354,6 +355,7 @@ def check_posterior(target, log_z, key):
     assert jnp.allclose(logs - log_z, values(posterior.log_prob, xs), rtol=rounding(), atol=rounding(float(jnp.max(jnp.abs(logs)))))
 
 
+@pytest.mark.slow
 def test_joint_density_over_evidence_is_the_posterior(key):
     target = brownian_path(times=12, hidden=4, innovation=0.5, noise=0.3, key=jr.key(3))
     check_posterior(target, target.log_z, key)
@@ -429,6 +431,7 @@ def test_evidence_of_eight_schools_from_draws_of_the_prior(key):
         assert_estimate(jarzynski(works - log_tau, beta=1.0), -model.log_z)
 
 
+@pytest.mark.slow
 def test_centred_effects_are_the_same_model(key):
     free, centred = EightSchools(), EightSchools(centred=True)
     xs = free.sample(DRAWS, key=key)

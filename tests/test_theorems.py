@@ -132,6 +132,7 @@ def steady():
     return steady_state(jr.key(7))
 
 
+@pytest.mark.slow
 def test_steady_state_obeys_the_detailed_theorem_and_the_second_law(steady):
     for estimate in (
         theorems.detailed_fluctuation_theorem(steady["total"]).residual,
@@ -146,6 +147,7 @@ def test_steady_state_obeys_the_detailed_theorem_and_the_second_law(steady):
         assert_estimate(theorems.detailed_fluctuation_theorem(1.3 * steady["total"]).residual, 0.0)
 
 
+@pytest.mark.slow
 def test_uncertainty_relation_holds_in_the_steady_state_and_fails_for_a_current_without_noise(steady):
     slack = theorems.uncertainty_relation(steady["current"], steady["total"])
     assert slack.value > 4 * slack.stderr
@@ -259,6 +261,7 @@ def test_landauer_counts_the_information_that_is_left():
     assert most.value < -4 * most.stderr
 
 
+@pytest.mark.slow
 def test_landauer_has_the_error_bar_of_repetitions(key):
     def one(key):
         a, b = jr.split(key)

@@ -127,6 +127,7 @@ def clock_action(noising, grid):
     return float(sum(piece.action for piece in pieces)) * len(pieces), [float(piece.length) for piece in pieces]
 
 
+@pytest.mark.slow
 @needs_x64
 def test_a_clock_of_constant_speed_reaches_the_square_of_the_length_at_second_order():
     noising, horizon, sizes, excess = OrnsteinUhlenbeck(), 1.0, (8, 16), []

@@ -69,6 +69,7 @@ def test_averages_on_the_border_are_covered_where_they_are_called_reliable(key):
     assert np.all(rough.mean(axis=0) < 0.91)
 
 
+@pytest.mark.slow
 @needs_x64
 @pytest.mark.parametrize(
     ("spread", "n"),

@@ -96,6 +96,7 @@ def test_integral_fluctuation_theorem_is_exact_for_every_splitting_at_a_step_of_
     assert abs(fluctuation_integral(word) - 1) < 1e-10
 
 
+@pytest.mark.slow
 @needs_x64
 def test_integral_fluctuation_theorem_is_exact_at_any_clock():
     assert abs(fluctuation_integral("BAOAB", clock=0.0) - 1) < 1e-10
@@ -108,6 +109,7 @@ WRONG_RATIOS = {
 }
 
 
+@pytest.mark.slow
 @needs_x64
 @pytest.mark.parametrize("wrong", WRONG_RATIOS.values(), ids=WRONG_RATIOS)
 def test_check_of_the_integral_fluctuation_theorem_can_fail(wrong):
@@ -174,6 +176,7 @@ def test_streaming_equals_stored(key, word):
         assert jnp.max(jnp.abs(totals[name] - stored)) < rounding(100, 8 / 0.125)
 
 
+@pytest.mark.slow
 def test_log_ratio_changes_sign_when_the_path_is_reversed(key):
     dynamics, ts = shaken(1.0), jnp.linspace(0.0, 1.0, 9)
     back = Underdamped(dynamics.potential, *(Reverse(s, 1.0) for s in (dynamics.protocol, dynamics.bath, dynamics.mobility)), MASS)
@@ -214,6 +217,7 @@ def test_mean_work_converges_to_that_of_the_equation_of_motion(key, stepper, ord
     assert_order(errors, [1 / n for n in sizes], order)
 
 
+@pytest.mark.slow
 def test_kicked_protocol_reaches_the_least_work_whatever_the_mass(key):
     # Gomez-Marin, Schmiedl, Seifert 2008: W* = kL^2/(2 + Q omega_0 tau), with Q omega_0 = mu k.
     for mass, duration in ((MASS, 1.0), (3.0, 2.0)):
@@ -229,6 +233,7 @@ def test_kicked_protocol_reaches_the_least_work_whatever_the_mass(key):
             assert_estimate(mean(works), least)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_mean_work_vanishes_at_the_optimal_kicks_and_jumps(key):
     best = exact.inertial_trap_optimal_protocol(1.0, 1.0, stiffness=STIFFNESS, mobility=0.8)
     still = Phase(jnp.zeros((1, 1)), jnp.zeros((1, 1)))
@@ -354,6 +359,7 @@ def test_bad_input_gets_one_clear_sentence(key, make, message):
         make(key)
 
 
+@pytest.mark.slow
 def test_dissipated_work_is_a_relative_entropy(key):
     # The mean log-ratio is positive and its exponential average one, at a step where the variance is finite.
     dynamics, ts = Underdamped(Harmonic(STIFFNESS), Ramp(0.0, 0.5), LinearBeta(1.3, 1.1), 0.8, MASS), jnp.linspace(0.0, 1.0, 11)

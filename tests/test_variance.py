@@ -80,6 +80,7 @@ def check_law(noise, count, key):
         assert_estimate(mean(zs[i] ** 4), 3.0)
 
 
+@pytest.mark.slow
 def test_every_path_of_a_bridge_sees_independent_standard_normals(key):
     # Seven steps in three intervals: of three, two and two. With independent sums the paths are independent too.
     coarse_key, key = jr.split(key)
@@ -97,6 +98,7 @@ def test_the_coarse_sums_are_those_that_were_given(key):
         assert jnp.allclose(jnp.sum(zs[first:last], axis=0) / jnp.sqrt(last - first), noise.coarse[interval], atol=rounding(20.0))
 
 
+@pytest.mark.slow
 def test_the_points_of_one_set_fill_the_space_evenly(key):
     starts, noise = sobol_bridges(points=256, replicates=4, intervals=4, start=2, key=key)
     uniform = jax.scipy.stats.norm.cdf(starts).reshape(4, 256, 2)
@@ -142,6 +144,7 @@ def test_simulate_and_accumulate_see_the_same_bridges(key, ts):
 # Pairs
 
 
+@pytest.mark.slow
 def test_the_error_bar_of_pairs_is_that_of_repetitions(key):
     zs = jr.normal(key, (500, 200))
     values = jnp.concatenate([zs, -zs], axis=1) ** 2
@@ -173,6 +176,7 @@ def test_controls_that_are_fitted_elsewhere_make_no_bias(key):
         assert_estimate(mean(naive), 1.0)
 
 
+@pytest.mark.slow
 def test_what_controls_explain_is_gone_and_idle_ones_do_no_harm(key):
     c, rest = jr.normal(key, (2, 5000))
     y = 3.0 + 2.0 * c + 0.1 * rest
@@ -234,6 +238,7 @@ def test_controls_from_linear_response_have_mean_zero_and_leave_little(key, ts, 
         assert_estimate(better, chain[start] + 0.01 * float(jnp.std(works)))
 
 
+@pytest.mark.slow
 def test_controls_work_beside_antithetic_pairs(key, ts, chain):
     works, controls = both("equilibrium", 8000, ts, key, noise="antithetic")
     better = mean(controlled(paired(works), paired(controls)))
@@ -281,6 +286,7 @@ def test_the_response_of_a_linear_system_with_inertia_leaves_nothing(key):
     assert jnp.allclose(controlled(works, controls), exact[0], atol=max(rounding(10, 20), 1e-5))
 
 
+@pytest.mark.slow
 def test_a_new_control_does_not_compile_again(key, ts):
     traces = []
 
@@ -299,6 +305,7 @@ def test_a_new_control_does_not_compile_again(key, ts):
 # Extrapolation
 
 
+@pytest.mark.slow
 def test_a_coarse_run_has_the_motion_of_the_fine_one(key):
     ts = jnp.linspace(0.0, 1.0, 6)
     start = jnp.zeros((5, 2))
@@ -308,6 +315,7 @@ def test_a_coarse_run_has_the_motion_of_the_fine_one(key):
     assert not jnp.allclose(fine[::3], simulate(free(), start, ts, noise=Summed(2), key=key), atol=0.01)
 
 
+@pytest.mark.slow
 def test_extrapolation_removes_the_first_order_and_hardly_adds_variance(key):
     """The mean square of a trap, whose Euler chain is known: var' = (1 - kh)^2 var + 2h."""
     trap, ts = Overdamped(Harmonic(1.0), Ramp(0.0, 0.0)), jnp.linspace(0.0, 1.0, 9)
@@ -369,6 +377,7 @@ def test_bad_samples_are_refused(key, ts):
         Summed(0)
 
 
+@pytest.mark.slow
 def test_a_stored_path_has_no_noise_to_sum(ts):
     control = ResponseControl(ts, *jnp.zeros((2, STEPS, 1)), *jnp.zeros((2, STEPS, 1, 1, 2)), degree=1)
     with pytest.raises(ValueError, match="`step` must have its normals"):

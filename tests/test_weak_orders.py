@@ -75,6 +75,7 @@ def test_some_solvers_of_second_order_have_the_first_with_noise(limit, solver):
         assert_order(column, [1 / n for n in sizes], 1, band=0.25)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_work_at_the_midpoint_of_the_chord_spoils_the_order(limit):
     """The mean of a function at the mean of two places is not its mean at a place between: Jensen's gap is of first order."""
@@ -82,6 +83,7 @@ def test_work_at_the_midpoint_of_the_chord_spoils_the_order(limit):
     assert_order(errors, [1 / n for n in SIZES], 1, band=0.25)
 
 
+@pytest.mark.slow
 @needs_x64
 def test_extrapolation_raises_the_order(limit):
     sizes = [40, 80, 160]
@@ -129,6 +131,7 @@ def test_the_chain_of_a_linear_force_is_exact():
     assert abs(means[place, 0] - linear_chain(7, 2.1, start)[0]) > 0.005
 
 
+@pytest.mark.slow
 @needs_x64
 def test_the_chain_is_that_of_a_simulation(key):
     # Steps that are much longer make this chain explode now and then, and then no mean is seen.
