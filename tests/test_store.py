@@ -100,6 +100,27 @@ def test_a_damaged_block_is_found_and_made_again(interrupted, tiny, monkeypatch,
     assert contents(interrupted) == contents(pathlib.Path("peace"))
 
 
+@pytest.mark.skipif(not pathlib.Path("/proc/self/fd").exists(), reason="the system does not tell which file is forced")
+def test_all_that_a_finished_run_rests_on_outlives_a_power_cut_when_its_summary_does(tiny, monkeypatch):
+    forced = []
+    fsync = os.fsync
+
+    def noted(handle):
+        forced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert tiny("run", "tiny", "--out", "war") == 0
+    before = forced[: forced.index(os.path.realpath("war/.summary.json.draft"))]
+    kept = [
+        path for folder in ("blocks.zarr", "records") for path in (pathlib.Path("war", folder), *pathlib.Path("war", folder).rglob("*"))
+    ]
+    assert len(kept) > 30
+    # A file is forced before the folder that names it.
+    place = {path: before.index(os.path.realpath(path)) for path in kept}
+    assert all(place[path] < place[path.parent] for path in kept if path.parent in place)
+
+
 def test_without_checksums_damage_would_show(interrupted, tiny, monkeypatch):
     monkeypatch.setattr(_blocks, "_sums", lambda block: dict.fromkeys(block, "0"))
     for record in interrupted.glob("records/drawing/[0-9].json"):

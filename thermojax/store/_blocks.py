@@ -20,7 +20,8 @@ _CONFIG: Any = {"write_empty_chunks": True}
 class Stage:
     """The blocks of one stage of a run.
 
-    What a power cut takes away, the checksums find: only whether a record agrees with the arrays counts, so neither is forced to the disk.
+    What a power cut takes away, the checksums find: only whether a record agrees with the arrays counts, so neither is forced to the disk
+    before the run is finished.
     """
 
     def __init__(self, folder: Path, title: str):

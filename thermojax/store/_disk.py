@@ -40,13 +40,28 @@ def write_file(path: Path, content: bytes | str, *, durable: bool = True) -> Non
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    if durable and os.name == "posix":
+    if durable:
         # The new name is kept by the folder.
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _force(path.parent)
+
+
+def force(folder: Path) -> None:
+    """Have everything in `folder` outlive a power cut, files before the folders that name them; nothing if there is none."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _force(Path(parent, name))
+        _force(Path(parent))
+
+
+def _force(path: Path) -> None:
+    if os.name != "posix":
+        # Elsewhere a folder cannot be opened, nor a file forced that is open for reading.
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def is_draft(path: Path) -> bool:

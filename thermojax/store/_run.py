@@ -17,7 +17,7 @@ import jax
 from thermojax._check import require
 from thermojax.experiments import Results
 from thermojax.store._blocks import Stage
-from thermojax.store._disk import DiskError, is_draft, sweep_drafts, telling, write_file
+from thermojax.store._disk import DiskError, force, is_draft, sweep_drafts, telling, write_file
 from thermojax.store._keeper import Keeper, Shown
 from thermojax.store._report import report, summarise, versions
 
@@ -94,6 +94,9 @@ class Run:
 
     def close(self, summary: dict[str, Any]) -> None:
         """Write the summary, with which a run is finished, and remove what only an unfinished one needs."""
+        # A finished run is not looked at again: what it rests on must be there whenever the summary is.
+        for kept in ("blocks.zarr", "records"):
+            force(self.folder / kept)
         write_file(self.folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
