@@ -72,7 +72,7 @@ def _measure(samples, cells, steps, rounds):
     print(f"float64; medians of {rounds} interleaved rounds; {samples} samples a side, {cells} cells, {steps} steps")
     print(f"{'':28s} {'seconds':>9s} {'compile + first (s)':>20s}")
     for name, s in seconds.items():
-        print(f"{name:28s} {s:9.4f} {first.get(name, float('nan')):20.2f}")
+        print(f"{name:28s} {s:9.4f} {f'{first[name]:.2f}' if name in first else '':>20s}")
     found = {
         "samples": samples,
         "cells": cells,
@@ -91,10 +91,13 @@ def _measure(samples, cells, steps, rounds):
 
 def draw(found):
     """Seconds as bars."""
-    figure, (ax,) = panels(width=6.0, height=2.6)
-    for row, (name, seconds) in enumerate(found["seconds"].items()):
+    figure, (ax,) = panels(width=6.4, height=2.6)
+    labels = {"bar": "Bennett's estimate", "pymbar": "the same, pymbar", "tridiagonal solves alone": "solves of the grid alone"}
+    labels |= {"mean work": "mean work on the grid", "its gradient": "its gradient, 32 knots"}
+    longest = max(found["seconds"].values())
+    for row, (name, seconds) in enumerate(reversed(found["seconds"].items())):
         ax.barh(row, seconds, color=COLOURS["faint" if name in ("pymbar", "tridiagonal solves alone") else "first"], height=0.7)
         ax.annotate(f"{seconds:.3g} s", (seconds, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    ax.set_yticks(range(len(found["seconds"])), list(found["seconds"]))
-    ax.set(xscale="log", xlabel="seconds")
+    ax.set_yticks(range(len(found["seconds"])), [labels[name] for name in reversed(found["seconds"])])
+    ax.set(xlim=(0, 1.15 * longest), xlabel="seconds")
     return figure

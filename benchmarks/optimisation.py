@@ -72,5 +72,5 @@ def draw(found):
         ax.plot(taken, over - 1, color=colour, linestyle=["-", "--", "-.", ":", "-"][k], label=name)
     ax.axhline(GOAL - 1, color=COLOURS["exact"], linewidth=1, label="3 %")
     ax.set(xscale="log", yscale="log", xlabel="trajectories", ylabel="mean work / least $-$ 1")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=8)
     return figure

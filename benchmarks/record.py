@@ -39,6 +39,6 @@ def machine():
 
 
 def commit():
-    """The commit that was measured, and whether the tree had changes."""
+    """The commit that was measured, and whether the tree had changes; what benchmarks have left is none."""
     git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
-    return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
+    return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain", "--", ":/", f":!{RESULTS.name}") == ""}

@@ -135,6 +135,6 @@ def draw(found):
         values = [1e3 * row[job] for row in found["samplers"].values()]
         ax.barh([row + 0.27 * (k - 1) for row in range(len(values))], values, height=0.25, color=COLOURS[colour], label=names[job])
     ax.set_yticks(range(len(found["samplers"])), list(found["samplers"]))
-    ax.set(xscale="log", xlabel="milliseconds of a training step")
-    ax.legend(frameon=False, fontsize=8)
+    ax.set(xlabel="milliseconds of a training step")
+    ax.legend(loc="lower right", frameon=False, fontsize=8)
     return figure
