@@ -27,6 +27,7 @@ from thermojax.cluster._roll_call import call_roll
 from thermojax.functionals import work
 from thermojax.settings import UsageError
 from thermojax.streaming import arrays_of, Keep, Moments, stream
+from thermojax.sweeps import read_table
 
 X64 = jax.dtypes.canonicalize_dtype(float).itemsize == 8
 COMMAND = "from thermojax.cli import main; main()"
@@ -387,12 +388,12 @@ def test_the_command_line_tells_a_wrong_address_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--process", "1"], "`--coordinator`, `--processes` and `--process` must come with `--distributed`, got none."),
-        (["--distributed", "--sweep", "beta=1,2"], "`--sweep` must come without `--distributed`, got both"),
+        (["quartic-trap", "--process", "1"], "`--coordinator`, `--processes` and `--process` must come with `--distributed`, got none."),
+        (["moving-trap", "--distributed", "--sweep", "tau=1,2"], "`experiment` must be one of those that run their points side by side"),
     ],
 )
 def test_the_command_line_refuses(words, sentence):
-    refused = CliRunner().invoke(app, ["run", "quartic-trap", *words]).exception
+    refused = CliRunner().invoke(app, ["run", *words]).exception
     assert isinstance(refused, UsageError)
     assert str(refused).startswith(sentence)
 
@@ -446,6 +447,29 @@ def test_a_run_that_lost_a_process_is_resumed_to_the_same_numbers(victim, uninte
     one, two = (json.loads((folder / "summary.json").read_text()) for folder in (uninterrupted, tmp_path / "two"))
     assert one["estimates"] == two["estimates"]
     assert one["conclusions"] == two["conclusions"]
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_processes_has_the_numbers_of_one(tmp_path):
+    swept = ["--sweep", "beta=1,2"]
+    alone(*swept, "--out", "one", cwd=tmp_path)
+    with processes(COMMAND, *SMALL, *swept, "--out", "two", cwd=tmp_path) as started:
+        wait_for(lambda: len(list((tmp_path / "two").glob("records/*/*"))) >= 2)
+        started[1].send_signal(signal.SIGKILL)
+        code, _, err = ends(started)[0]
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("Error: Process 1 has died, and with it the run of 2 processes. What was kept is in two")
+    # Resumed, and once more when there is nothing left to run.
+    for again in (False, True):
+        with processes(COMMAND, *SMALL, *swept, "--out", "two", "--resume", cwd=tmp_path) as started:
+            (code, out, err), other = ends(started)
+        assert (code, err) == (0, "")
+        assert ("blocks kept from before" in out) != again
+        assert other == (0, "", "")
+    one, two = (read_table(tmp_path / name) for name in ("one", "two"))
+    assert list(one.summaries) == list(two.summaries) == [0, 1]
+    assert all(one.summaries[k]["estimates"] == two.summaries[k]["estimates"] for k in one.summaries)
+    assert one.summaries[0]["estimates"] != one.summaries[1]["estimates"]
 
 
 SHARDED = """

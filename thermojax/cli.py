@@ -88,8 +88,9 @@ def run(
     from thermojax.settings import read_asked, UsageError
 
     asked = read_asked(what, settings or [], sweep or [], seed)
-    if distributed and asked.grid:
-        raise UsageError("`--sweep` must come without `--distributed`, got both: a sweep runs its points on the devices of one process.")
+    if distributed and asked.grid and asked.experiment.sweep is None:
+        rule = "be one of those that run their points side by side, if `--sweep` comes with `--distributed`"
+        raise UsageError(f"`experiment` must {rule}, got {asked.experiment.name}.")
     if not distributed and (coordinator, processes, process) != (None, None, None):
         raise UsageError("`--coordinator`, `--processes` and `--process` must come with `--distributed`, got none.")
     # A polite kill is an interruption like ctrl-C: the run keeps what it has, and if it has nothing leaves nothing.
@@ -213,7 +214,7 @@ def _lead(asked, out, *, resume, crew):
     folder = out if out is not None else unfinished(name, Path("runs")) if resume else _free_folder(name)
     tick = time.perf_counter()
     try:
-        summary = _run_sweep(asked, folder, resume=resume) if asked.grid else _run_once(asked, folder, out, resume=resume, crew=crew)
+        summary = (_run_sweep if asked.grid else _run_once)(asked, folder, out, resume=resume, crew=crew)
     except Interrupted as stop:
         kept = str(stop)
         _tell(f"Interrupted after {kept}; go on with: {_again(folder, out)}" if kept else "Interrupted; nothing was written.")
@@ -233,26 +234,38 @@ def _lead(asked, out, *, resume, crew):
 
 def _run_once(asked, folder, out, *, resume, crew):
     import jax
-    import numpy as np
 
-    from thermojax.cluster import Leader
     from thermojax.store import opened, read_summary
 
     with opened(folder, asked.job, resume=resume) as run:
         if (summary := read_summary(folder)) is not None:
             _say(f"The run in {folder} is finished; it found:")
             if crew is not None:
-                crew.tell({"begins": np.asarray(False)})  # noqa: FBT003
+                _tell_crew(crew, None)
             return summary
         tick = time.perf_counter()
         progress = run.progress(LiveProgress().stage, _say)
         if crew is not None:
-            crew.last_words = lambda: _last_words(run, out)
-            crew.tell({"begins": np.asarray(True), "folder": np.asarray(str(folder))})  # noqa: FBT003
-            progress = Leader(crew, progress)
+            progress = _shared(run, progress, out, crew)
         results = asked.experiment.run(asked.points[0], jax.random.key(asked.seed), progress)
         with LiveProgress().stage("writing the report"):
             return run.finish(results, time.perf_counter() - tick)
+
+
+def _shared(run, progress, out, crew):
+    """The progress of a run that other processes share, after they have been told that it begins."""
+    from thermojax.cluster import Leader
+
+    crew.last_words = lambda: _last_words(run, out)
+    _tell_crew(crew, run.folder)
+    return Leader(crew, progress)
+
+
+def _tell_crew(crew, folder):
+    """Tell the other processes in which folder a run begins, or that there is nothing to run."""
+    import numpy as np
+
+    crew.tell({"begins": np.asarray(folder is not None), "folder": np.asarray(str(folder))})
 
 
 def _follow(asked, crew):
@@ -266,7 +279,11 @@ def _follow(asked, crew):
         if not told["begins"]:
             return
         crew.last_words = lambda: f"What was kept is in {told['folder']} of process 0; go on with --resume."
-        asked.experiment.run(asked.points[0], jax.random.key(asked.seed), Follower(crew))
+        key, progress = jax.random.key(asked.seed), Follower(crew)
+        if asked.grid:
+            asked.experiment.sweep(list(asked.points), key, progress)
+        else:
+            asked.experiment.run(asked.points[0], key, progress)
     except KeyboardInterrupt:
         _tell("Interrupted.")
         raise typer.Exit(130) from None
@@ -274,8 +291,9 @@ def _follow(asked, crew):
 
 def _task(asked):
     """What all processes of a run must have been asked for, in words."""
-    settings = ", ".join(f"{key} = {value}" for key, value in asked.job.parameters.items())
-    return f"{asked.experiment.name} with seed {asked.seed}, {', '.join(asked.job.numbers().values())}, {settings}"
+    job = asked.sweep.job if asked.grid else asked.job
+    settings = ", ".join(f"{key} = {value}" for key, value in (job.parameters | (job.sweep or {})).items())
+    return f"{asked.experiment.name} with seed {asked.seed}, {', '.join(job.numbers().values())}, {settings}"
 
 
 def _last_words(run, out):
@@ -288,14 +306,23 @@ def _last_words(run, out):
     return f"What was kept is in {run.folder}; go on with: {_again(run.folder, out)}"
 
 
-def _run_sweep(asked, folder, *, resume):
+def _run_sweep(asked, folder, out, *, resume, crew):
     from thermojax.sweeps import PointsError, read_table, run_sweep
 
+    told = []
+
+    def share(run, progress):
+        told.append(run.folder)
+        return _shared(run, progress, out, crew)
+
+    options = {} if crew is None else {"share": share}
     try:
-        summary = run_sweep(folder, asked.sweep, resume=resume, shown=LiveProgress().stage, say=_say)
+        summary = run_sweep(folder, asked.sweep, resume=resume, shown=LiveProgress().stage, say=_say, **options)
     except PointsError as error:
         _tell(f"Error: {error}")
         raise typer.Exit(1) from None
+    if crew is not None and not told:
+        _tell_crew(crew, None)
     _show(read_table(folder))
     return summary
 

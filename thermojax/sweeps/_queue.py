@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from thermojax.experiments import Silent
+from thermojax.experiments import Progress, Silent
 from thermojax.store import DiskError, Interrupted, opened, Run
 from thermojax.sweeps._grid import Sweep
 from thermojax.sweeps._table import point_folders, write_sweep
@@ -23,7 +23,15 @@ class PointsError(RuntimeError):
     """Some points of a sweep failed; the others are there."""
 
 
-def run_sweep(folder: Path, sweep: Sweep, *, resume: bool = False, shown: Shown, say: Callable[[str], None]) -> dict[str, Any]:
+def run_sweep(
+    folder: Path,
+    sweep: Sweep,
+    *,
+    resume: bool = False,
+    shown: Shown,
+    say: Callable[[str], None],
+    share: Callable[[Run, Progress], Progress] = lambda run, progress: progress,
+) -> dict[str, Any]:
     """Run what is not there yet of `sweep` in `folder`, and write its table, figure and report; returns its summary.
 
     Args:
@@ -32,6 +40,7 @@ def run_sweep(folder: Path, sweep: Sweep, *, resume: bool = False, shown: Shown,
         resume: Whether to go on with what is there.
         shown: Shows a stage, as `Progress.stage`.
         say: Takes sentences for the user.
+        share: Returns the progress of points side by side, as that of several processes; not called if there is nothing to run.
 
     Raises:
         PointsError: if points failed; what the others found is written, and a resumed sweep tries those that failed again.
@@ -42,7 +51,7 @@ def run_sweep(folder: Path, sweep: Sweep, *, resume: bool = False, shown: Shown,
             if sweep.experiment.sweep is None:
                 failed = _queued(whole, sweep, shown, say)
             else:
-                _at_once(whole, sweep, shown, say)
+                _at_once(whole, sweep, shown, say, share)
         summary = write_sweep(folder)
         if failed:
             index = min(failed)
@@ -53,18 +62,19 @@ def run_sweep(folder: Path, sweep: Sweep, *, resume: bool = False, shown: Shown,
     return summary
 
 
-def _at_once(whole: Run, sweep: Sweep, shown, say) -> None:
+def _at_once(whole: Run, sweep: Sweep, shown, say, share) -> None:
     assert sweep.experiment.sweep is not None
     folders = point_folders(whole.folder, len(sweep.points))
+    if all((point / "summary.json").exists() for point in folders):
+        return
     tick = time.perf_counter()
-    if not all((point / "summary.json").exists() for point in folders):
-        found = sweep.experiment.sweep(list(sweep.points), jax.random.key(sweep.seed), whole.progress(shown, say))
-        seconds = (time.perf_counter() - tick) / len(found)
-        for index, results in enumerate(found):
-            folders[index].parent.mkdir(exist_ok=True)
-            with opened(folders[index], sweep.point(index), resume=True) as run:
-                if not run.finished:
-                    run.finish(results, seconds)
+    found = sweep.experiment.sweep(list(sweep.points), jax.random.key(sweep.seed), share(whole, whole.progress(shown, say)))
+    seconds = (time.perf_counter() - tick) / len(found)
+    for index, results in enumerate(found):
+        folders[index].parent.mkdir(exist_ok=True)
+        with opened(folders[index], sweep.point(index), resume=True) as run:
+            if not run.finished:
+                run.finish(results, seconds)
 
 
 def _queued(whole: Run, sweep: Sweep, shown, say) -> dict[int, str]:
