@@ -33,7 +33,7 @@ def save(path: str | os.PathLike, state: PyTree, problem: dict[str, Any], made: 
     arrays = io.BytesIO()
     eqx.tree_serialise_leaves(arrays, jax.tree.map(_as_numbers, state))
     digest = hashlib.sha256(arrays.getbuffer()).hexdigest()
-    header = {"thermojax": "fit", "problem": problem, "made": made, "told": told, "sha256": digest}
+    header = {"thermojax": "descent", "problem": problem, "made": made, "told": told, "sha256": digest}
     draft = path.with_name(f".{path.name}.draft")
     try:
         with open(draft, "wb") as file:
@@ -91,7 +91,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
         header = json.loads(line)
     except ValueError:
         header = None
-    if not isinstance(header, dict) or header.get("thermojax") != "fit":
+    if not isinstance(header, dict) or header.get("thermojax") != "descent":
         raise ValueError(f"`checkpoint` must be a file that `fit` or `pareto` wrote, got {path}.")
     return header, content
 
