@@ -117,7 +117,7 @@ def test_import_starts_no_backend_and_changes_no_configuration():
 
 
 def test_import_is_quick():
-    # Processor time against that of what it builds on, in the same process: the machine may be slow, and other tests run beside this one.
+    # Two seconds of processor time where what it builds on takes 1.17 of them: the machine may be slower, and other tests run beside this.
     code = """
         from time import process_time
         start = process_time()
@@ -126,4 +126,4 @@ def test_import_is_quick():
         import thermojax
         print((process_time() - built_on) / (built_on - start))
         """
-    assert any(float(run_python(textwrap.dedent(code))) < 1.0 for _ in range(3))
+    assert any(float(run_python(textwrap.dedent(code))) < 2.0 / 1.17 - 1.0 for _ in range(2))

@@ -89,15 +89,16 @@ class Run:
             for name, png in pictures.items():
                 write_file(self.folder / f"{name}.png", png)
             write_file(self.folder / "report.html", page)
-            self.close(summary)
+        self.close(summary)
         return summary
 
     def close(self, summary: dict[str, Any]) -> None:
         """Write the summary, with which a run is finished, and remove what only an unfinished one needs."""
-        # A finished run is not looked at again: what it rests on must be there whenever the summary is.
-        for kept in ("blocks.zarr", "records"):
-            force(self.folder / kept)
-        write_file(self.folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        with telling(self.folder):
+            # A finished run is not looked at again: what it rests on must be there whenever the summary is.
+            for kept in ("blocks.zarr", "records"):
+                force(self.folder / kept)
+            write_file(self.folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
 

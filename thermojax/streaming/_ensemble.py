@@ -78,8 +78,8 @@ def stream(
             several statistics). The sums if omitted.
         stepper: As for `accumulate`.
         noise: "independent" or "antithetic", as for `accumulate`; the second half of each block mirrors the first, its start too if
-            `initial` is Gaussian. Error bars then need statistics that are `paired`;
-            those of a `Histogram` take the trajectories as independent.
+            `initial` is Gaussian. Error bars then need statistics that are `paired`; those of a `Histogram`
+            take the trajectories as independent.
         block: Trajectories in a block; part of what the random numbers depend on.
         devices: Where to run; all devices of all processes if omitted. The result does not depend on it.
         part: Numbers of the blocks that are run, all if omitted; the parts of a run that is interrupted and resumed.
